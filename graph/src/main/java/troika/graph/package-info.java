@@ -1,0 +1,4 @@
+@NullMarked
+package troika.graph;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,4 @@
+@NullMarked
+package troika.model;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,4 @@
+@NullMarked
+package troika.plan;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,4 @@
+@NullMarked
+package troika.tensor;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,4 @@
+@NullMarked
+package troika.train;
+
+import org.jspecify.annotations.NullMarked;
