@@ -1,0 +1,38 @@
+package troika.tensor;
+
+import java.lang.foreign.MemorySegment;
+import org.jspecify.annotations.Nullable;
+
+/// One rank's device: where its memory, streams and kernels come from. Several ranks may share one piece of hardware,
+/// each
+/// through a Device of its own.
+public interface Device extends AutoCloseable {
+    /// A name for messages and reports, such as "cpu:0 (AMD EPYC, 2 threads, avx512_bf16)".
+    String name();
+
+    /// Takes zeroed device memory, aligned to 4096 bytes. Throws [UserException] where there is not enough.
+    Memory allocate(String name, long bytes);
+
+    /// Takes zeroed pinned host memory, aligned to 4096 bytes.
+    Memory allocateHost(String name, long bytes);
+
+    void free(Memory memory);
+
+    /// The bytes of scratch memory that a stream which runs kernels needs, whatever the shapes.
+    long workspaceBytes();
+
+    /// A stream. One that runs kernels gets its workspace here, of [#workspaceBytes] bytes, from the rank's arena.
+    Stream stream(String name, @Nullable Tensor workspace);
+
+    Event event();
+
+    Kernels kernels();
+
+    /// Copies host bytes into a tensor, or a tensor into host bytes, synchronously; for loading, saving and diagnosis.
+    void write(Tensor to, MemorySegment from);
+
+    void read(Tensor from, MemorySegment to);
+
+    @Override
+    void close();
+}
