@@ -2,6 +2,7 @@ package troika.graph;
 
 import java.util.List;
 import troika.tensor.AttentionShape;
+import troika.tensor.Shape;
 
 /// What one call does: a method of [troika.tensor.Kernels], or a collective over a named axis of ranks. The records
 /// hold
@@ -121,27 +122,18 @@ public sealed interface Op {
     /// Floating-point operations of the matrix products, a multiplication and an addition being two; element-wise
     /// work
     /// counts as none, since bytes bound it.
-    default long flops(List<Value> outputs, List<Value> inputs) {
+    ///
+    /// @param inputs shapes of the inputs that are there @param outputs shapes of the outputs
+    default long flops(List<Shape> inputs, List<Shape> outputs) {
         return switch (this) {
-            case Linear _ -> product(outputs.getFirst(), columns(inputs.getFirst()));
-            case LinearBackwardInput _ -> product(outputs.getFirst(), columns(inputs.getFirst()));
-            case LinearBackwardWeight _ -> product(outputs.getFirst(), rows(inputs.getFirst()));
+            case Linear _, LinearBackwardInput _ ->
+                2 * outputs.getFirst().elements() * inputs.getFirst().size(-1);
+            case LinearBackwardWeight _ ->
+                2 * outputs.getFirst().elements() * inputs.getFirst().size(0);
             case Attention a -> 2 * causalProduct(a.shape());
             case AttentionBackward a -> 5 * causalProduct(a.shape());
             default -> 0;
         };
-    }
-
-    private static long rows(Value value) {
-        return value.shape().elements() / Math.max(1, columns(value));
-    }
-
-    private static long columns(Value value) {
-        return value.shape().size(-1);
-    }
-
-    private static long product(Value out, long inner) {
-        return 2 * out.shape().elements() * inner;
     }
 
     /// One product of queries with keys, or of scores with values, half of the square counted.
