@@ -39,12 +39,12 @@ public record Schedule(
     private double warmup(long step) {
         if (logarithmicWarmup) {
             // DeepSpeed's own lower bound of 2 keeps the logarithm from being zero.
-            return Math.log(step + 1.0) / Math.log(Math.max(2, warmupSteps));
+            return Math.log(step + 1.0) / Math.log((double) Math.max(2, warmupSteps));
         }
         return (double) step / warmupSteps;
     }
 
     private double progress(long step) {
-        return Math.min(1, (double) (step - warmupSteps) / Math.max(1.0, totalSteps - warmupSteps));
+        return Math.min(1, (double) (step - warmupSteps) / Math.max(1.0, (double) (totalSteps - warmupSteps)));
     }
 }
