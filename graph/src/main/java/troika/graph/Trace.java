@@ -1,0 +1,229 @@
+package troika.graph;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import troika.tensor.AttentionShape;
+import troika.tensor.DType;
+import troika.tensor.Shape;
+
+/// Collects the ops of a block's forward, on shapes alone. Each method here is one op, or a fixed list of them, and
+/// returns the symbolic result; see [troika.tensor.Kernels] for the formulas and shapes.
+public final class Trace {
+    /// What the trace is for.
+    public enum Mode {
+        TRAIN,
+        /// Loss only.
+        EVALUATE,
+        /// One token against a key-value cache.
+        DECODE
+    }
+
+    private final Mode mode;
+    private final DType dtype;
+    private final int batch;
+    private final int sequence;
+    private final Map<String, Parameter> parameters;
+    private final List<Value> values = new ArrayList<>();
+    private final List<Node> nodes = new ArrayList<>();
+    private final Map<String, Value> named = new HashMap<>();
+    /// Gradients that the forward itself computes: the chunked loss.
+    private final Map<Value, Value> gradients = new HashMap<>();
+
+    Trace(Mode mode, DType dtype, int batch, int sequence, Map<String, Parameter> parameters) {
+        this.mode = mode;
+        this.dtype = dtype;
+        this.batch = batch;
+        this.sequence = sequence;
+        this.parameters = parameters;
+    }
+
+    public Mode mode() {
+        return mode;
+    }
+
+    /// Sequences of the microbatch.
+    public int batch() {
+        return batch;
+    }
+
+    /// Tokens of a sequence.
+    public int sequence() {
+        return sequence;
+    }
+
+    /// Tokens of the microbatch.
+    public long tokens() {
+        return (long) batch * sequence;
+    }
+
+    /// A weight of the block, in the compute dtype, by its name within the block.
+    public Value parameter(String name) {
+        return named(Value.Kind.PARAMETER, name, dtype, shapeOf(name));
+    }
+
+    /// A tensor of the microbatch or the step.
+    public Value global(String name, DType type, Shape shape) {
+        return named(Value.Kind.GLOBAL, name, type, shape);
+    }
+
+    /// A tensor of the block that outlives the step.
+    public Value state(String name, Shape shape) {
+        return named(Value.Kind.STATE, name, dtype, shape);
+    }
+
+    public Value embedding(Value tokens, Value table) {
+        return emit(new Op.Embedding(), "embedding", shape(tokens(), columns(table)), tokens, table);
+    }
+
+    public Value rmsNorm(Value x, Value weight, double epsilon) {
+        Value out = local("norm", dtype, x.shape());
+        Value rstd = local("rstd", DType.F32, shape(rows(x)));
+        nodes.add(new Node(new Op.RmsNorm((float) epsilon), List.of(x, weight), List.of(out, rstd)));
+        return out;
+    }
+
+    public Value linear(Value x, Value weight, @Nullable Value residual, String name) {
+        return emit(new Op.Linear(), name, shape(rows(x), weight.shape().size(0)), x, weight, residual);
+    }
+
+    /// In place: `x` must not be used afterwards, nor need its old content in its own backward.
+    public Value rope(Value x, Value positions, Value table, int heads, int headSize) {
+        Value out = alias(x, x.name(), 0, x.shape());
+        nodes.add(new Node(new Op.Rope(heads, headSize, false), List.of(x, positions, table), List.of(out)));
+        return out;
+    }
+
+    public Value attention(Value qkv, Value positions, int heads, int keyValueHeads, int headSize) {
+        AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize);
+        Value out = local("attention", dtype, shape(tokens(), (long) heads * headSize));
+        Value logSumExp = local("logSumExp", DType.F32, shape(batch, heads, sequence));
+        nodes.add(new Node(new Op.Attention(shape), List.of(qkv, positions), List.of(out, logSumExp)));
+        return out;
+    }
+
+    public Value attentionDecode(
+            Value qkv, Value position, Value keys, Value values, int heads, int keyValueHeads, int headSize) {
+        AttentionShape shape = new AttentionShape(1, 1, heads, keyValueHeads, headSize);
+        Value out = local("attention", dtype, shape(1, (long) heads * headSize));
+        nodes.add(new Node(new Op.AttentionDecode(shape), List.of(qkv, position), List.of(keys, values, out)));
+        return out;
+    }
+
+    public Value swiGlu(Value gateUp) {
+        return emit(new Op.SwiGlu(), "swiglu", shape(rows(gateUp), columns(gateUp) / 2), gateUp);
+    }
+
+    /// The head with its cross-entropy, in chunks of rows so that logits are never whole: they are the largest tensor
+    /// of a
+    /// small model by far. When training, a chunk's logits become their gradient in place, from which the gradients
+    /// of `x`
+    /// and `weight` follow at once, while the chunk is still in cache; the backward finds them done.
+    ///
+    /// @param labels I32 `[T]` @param scale F32 `[1]` @param loss F32 `[1]`, added to
+    public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss, long chunkRows) {
+        boolean training = mode == Mode.TRAIN;
+        long rows = rows(x);
+        @Nullable Value gradX = training ? local("gradNorm", dtype, x.shape()) : null;
+        for (long start = 0; start < rows; start += chunkRows) {
+            long count = Math.min(chunkRows, rows - start);
+            Value part = alias(x, x.name(), start * columns(x), shape(count, columns(x)));
+            Value partLabels = alias(labels, labels.name(), start, shape(count));
+            Value logits = linear(part, weight, null, "logits");
+            if (gradX == null) {
+                nodes.add(
+                        new Node(new Op.CrossEntropy(false, true), List.of(logits, partLabels, scale), List.of(loss)));
+                continue;
+            }
+            Value gradLogits = alias(logits, "gradLogits", 0, logits.shape());
+            nodes.add(new Node(
+                    new Op.CrossEntropy(true, true), List.of(logits, partLabels, scale), List.of(loss, gradLogits)));
+            Value partGradX = alias(gradX, gradX.name(), start * columns(x), shape(count, columns(x)));
+            nodes.add(new Node(new Op.LinearBackwardInput(), List.of(gradLogits, weight), List.of(partGradX)));
+            nodes.add(new Node(
+                    new Op.LinearBackwardWeight(true), List.of(gradLogits, part), List.of(parameterGradient(weight))));
+        }
+        if (gradX != null) {
+            gradients.put(x, gradX);
+        }
+    }
+
+    // What the backward builder and TracedBlock need.
+
+    Value blockInput(Shape shape) {
+        return named(Value.Kind.BLOCK_INPUT, "input", dtype, shape);
+    }
+
+    Value outputGradient(Value output) {
+        return named(Value.Kind.OUTPUT_GRADIENT, "outputGradient", dtype, output.shape());
+    }
+
+    Value parameterGradient(Value parameter) {
+        return named(Value.Kind.PARAMETER_GRADIENT, parameter.name(), DType.F32, shapeOf(parameter.name()));
+    }
+
+    Value local(String name, DType type, Shape shape) {
+        return add(Value.Kind.LOCAL, name, type, shape, null, 0);
+    }
+
+    Value alias(Value base, String name, long offset, Shape shape) {
+        return add(base.kind(), name, base.dtype(), shape, base, offset);
+    }
+
+    List<Node> nodes() {
+        return nodes;
+    }
+
+    List<Value> values() {
+        return values;
+    }
+
+    Map<Value, Value> gradients() {
+        return gradients;
+    }
+
+    static long rows(Value value) {
+        return value.shape().elements() / Math.max(1, columns(value));
+    }
+
+    static long columns(Value value) {
+        return value.shape().size(-1);
+    }
+
+    private static Shape shape(long... sizes) {
+        return new Shape(sizes);
+    }
+
+    private Shape shapeOf(String parameter) {
+        Parameter found = parameters.get(parameter);
+        if (found == null) {
+            throw new IllegalArgumentException("the block has no parameter " + parameter);
+        }
+        return found.shape();
+    }
+
+    private Value emit(Op op, String name, Shape shape, @Nullable Value... inputs) {
+        Value out = local(name, dtype, shape);
+        nodes.add(new Node(op, Collections.unmodifiableList(Arrays.asList(inputs)), List.of(out)));
+        return out;
+    }
+
+    private Value named(Value.Kind kind, String name, DType type, Shape shape) {
+        Value known = named.get(kind + name);
+        if (known == null) {
+            known = add(kind, name, type, shape, null, 0);
+            named.put(kind + name, known);
+        }
+        return known;
+    }
+
+    private Value add(Value.Kind kind, String name, DType type, Shape shape, @Nullable Value base, long offset) {
+        Value value = new Value(values.size(), kind, name, type, shape, base, offset);
+        values.add(value);
+        return value;
+    }
+}

@@ -1,0 +1,114 @@
+package troika.plan;
+
+import java.util.ArrayList;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
+import troika.graph.Op;
+import troika.tensor.DType;
+import troika.tensor.Shape;
+
+/// A rank's program while the compiler's passes work on it: buffers without places, tensors as slices of buffers, and
+/// instructions in issue order without dependencies.
+final class RankBuilder {
+    /// Memory that lives and dies as one.
+    record Buffer(String name, TensorSpec.Role role, boolean host, long bytes) {}
+
+    /// A slice of a buffer. @param offset bytes from the buffer's start
+    record Slice(int buffer, String name, long offset, DType dtype, Shape shape) {
+        long bytes() {
+            return shape.elements() * dtype.bytes();
+        }
+    }
+
+    /// An instruction without dependencies.
+    record Draft(Instruction.Kind kind, Lane lane, int block, int group, int microbatch, List<Call> calls) {}
+
+    private final int rank;
+    private final List<Buffer> buffers = new ArrayList<>();
+    private final List<Slice> tensors = new ArrayList<>();
+    private final List<Draft> drafts = new ArrayList<>();
+
+    RankBuilder(int rank) {
+        this.rank = rank;
+    }
+
+    /// A builder that starts with the same buffers and tensors, and no instructions.
+    RankBuilder copy() {
+        RankBuilder copy = new RankBuilder(rank);
+        copy.buffers.addAll(buffers);
+        copy.tensors.addAll(tensors);
+        return copy;
+    }
+
+    int rank() {
+        return rank;
+    }
+
+    List<Buffer> buffers() {
+        return buffers;
+    }
+
+    List<Slice> tensors() {
+        return tensors;
+    }
+
+    List<Draft> drafts() {
+        return drafts;
+    }
+
+    /// A new buffer with a tensor over the whole of it; returns the tensor's id.
+    int allocate(String name, TensorSpec.Role role, boolean host, DType dtype, Shape shape) {
+        buffers.add(new Buffer(name, role, host, shape.elements() * dtype.bytes()));
+        tensors.add(new Slice(buffers.size() - 1, name, 0, dtype, shape));
+        return tensors.size() - 1;
+    }
+
+    /// A tensor in the buffer of another, `elements` of its dtype behind that one's start.
+    int slice(int tensor, String name, long elements, DType dtype, Shape shape) {
+        Slice base = tensors.get(tensor);
+        long offset = base.offset() + elements * dtype.bytes();
+        if (offset + shape.elements() * dtype.bytes()
+                > buffers.get(base.buffer()).bytes()) {
+            throw new IllegalArgumentException(name + " does not fit into " + base.name());
+        }
+        tensors.add(new Slice(base.buffer(), name, offset, dtype, shape));
+        return tensors.size() - 1;
+    }
+
+    int find(String name) {
+        for (int i = 0; i < tensors.size(); i++) {
+            if (tensors.get(i).name().equals(name)) {
+                return i;
+            }
+        }
+        throw new IllegalArgumentException("no tensor " + name);
+    }
+
+    void emit(Instruction.Kind kind, Lane lane, int block, int group, int microbatch, List<Call> calls) {
+        if (!calls.isEmpty()) {
+            drafts.add(new Draft(kind, lane, block, group, microbatch, List.copyOf(calls)));
+        }
+    }
+
+    /// Pass: of all accumulating writes to a tensor in one execution, the first overwrites. No gradient needs
+    /// zeroing.
+    void overwriteFirst() {
+        Set<List<Long>> written = new HashSet<>();
+        for (int i = 0; i < drafts.size(); i++) {
+            Draft draft = drafts.get(i);
+            List<Call> calls = new ArrayList<>();
+            for (Call call : draft.calls()) {
+                if (call.op() instanceof Op.Accumulating op) {
+                    Slice target = tensors.get(call.outputs().getFirst());
+                    boolean first = written.add(List.of((long) target.buffer(), target.offset()));
+                    calls.add(new Call(op.accumulating(!first), call.inputs(), call.outputs()));
+                } else {
+                    calls.add(call);
+                }
+            }
+            drafts.set(
+                    i, new Draft(draft.kind(), draft.lane(), draft.block(), draft.group(), draft.microbatch(), calls));
+        }
+    }
+}
