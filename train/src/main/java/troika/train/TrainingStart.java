@@ -1,0 +1,19 @@
+package troika.train;
+
+/// What is known when a run starts.
+///
+/// @param totalSteps of the run, those of an earlier part that it resumes included
+/// @param parameters of the model, tied ones counted once
+/// @param ranks that work data parallel
+/// @param device in words
+/// @param arenaBytes memory that all ranks hold together
+/// @param sequenceLength tokens of a sequence
+/// @param batchSequences sequences of a step over all ranks
+public record TrainingStart(
+        long totalSteps,
+        long parameters,
+        int ranks,
+        String device,
+        long arenaBytes,
+        long sequenceLength,
+        long batchSequences) {}

@@ -1,0 +1,351 @@
+package troika.train.config;
+
+import java.nio.file.Path;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import troika.tensor.DType;
+
+/// Collects what a user says about a run; what is not said comes from DeepSpeed's file, or is a default.
+public final class TrainingOptionsBuilder {
+    @Nullable
+    String model;
+
+    @Nullable
+    Boolean fromScratch;
+
+    @Nullable
+    List<String> data;
+
+    @Nullable
+    String tokenizer;
+
+    @Nullable
+    Path configFile;
+
+    @Nullable
+    String devices;
+
+    @Nullable
+    DType dtype;
+
+    @Nullable
+    Integer sequenceLength;
+
+    @Nullable
+    Integer trainBatchSize;
+
+    @Nullable
+    Integer microBatchSize;
+
+    @Nullable
+    Integer gradientAccumulationSteps;
+
+    @Nullable
+    Integer numGpus;
+
+    @Nullable
+    Double numTrainEpochs;
+
+    @Nullable
+    Long maxSteps;
+
+    @Nullable
+    Double learningRate;
+
+    @Nullable
+    Double weightDecay;
+
+    @Nullable
+    Double adamBeta1;
+
+    @Nullable
+    Double adamBeta2;
+
+    @Nullable
+    Double adamEpsilon;
+
+    @Nullable
+    SchedulerType lrSchedulerType;
+
+    @Nullable
+    Long warmupSteps;
+
+    @Nullable
+    Double minLearningRate;
+
+    @Nullable
+    Double maxGradNorm;
+
+    @Nullable
+    Integer zeroStage;
+
+    @Nullable
+    Recompute recompute;
+
+    @Nullable
+    List<String> evalData;
+
+    @Nullable
+    Long evalSteps;
+
+    @Nullable
+    Long loggingSteps;
+
+    @Nullable
+    SaveStrategy saveStrategy;
+
+    @Nullable
+    Long saveSteps;
+
+    @Nullable
+    Integer saveTotalLimit;
+
+    @Nullable
+    DType saveDtype;
+
+    @Nullable
+    Boolean deterministic;
+
+    @Nullable
+    Long seed;
+
+    @Nullable
+    Path output;
+
+    @Nullable
+    String resume;
+
+    @Nullable
+    Path dumpProgram;
+
+    TrainingOptionsBuilder() {}
+
+    /// Merges these values with DeepSpeed's file, solves the batch equation and fills in defaults. Throws
+    /// [troika.tensor.UserException] where values are out of range, contradict each other or the file, or where
+    /// this build cannot honour the file: one sentence a line.
+    public TrainingOptions build() {
+        return new Resolution(this).resolve();
+    }
+
+    /// A folder with config.json (with weights: fine-tuning), or a preset's name.
+    public TrainingOptionsBuilder model(String model) {
+        this.model = model;
+        return this;
+    }
+
+    /// Whether to ignore weights that the folder has (default false).
+    public TrainingOptionsBuilder fromScratch(boolean fromScratch) {
+        this.fromScratch = fromScratch;
+        return this;
+    }
+
+    /// Text to train on: files, folders, globs, `jdk` or `synthetic`.
+    public TrainingOptionsBuilder data(List<String> data) {
+        this.data = List.copyOf(data);
+        return this;
+    }
+
+    /// A tokenizer.json, or `byte` (default the model folder's tokenizer.json, or `byte` for a preset).
+    public TrainingOptionsBuilder tokenizer(String tokenizer) {
+        this.tokenizer = tokenizer;
+        return this;
+    }
+
+    /// DeepSpeed's JSON file.
+    public TrainingOptionsBuilder configFile(Path configFile) {
+        this.configFile = configFile;
+        return this;
+    }
+
+    /// Kind and number of ranks, such as `cpu:3` (default cpu:1).
+    public TrainingOptionsBuilder devices(String devices) {
+        this.devices = devices;
+        return this;
+    }
+
+    /// Of weights and activations in compute: F32 or BF16; masters and moments are F32 (default bf16).
+    public TrainingOptionsBuilder dtype(DType dtype) {
+        this.dtype = dtype;
+        return this;
+    }
+
+    /// Tokens of a sequence (default 512).
+    public TrainingOptionsBuilder sequenceLength(int sequenceLength) {
+        this.sequenceLength = sequenceLength;
+        return this;
+    }
+
+    /// Sequences of a step, over all ranks; need not divide by the ranks.
+    public TrainingOptionsBuilder trainBatchSize(int trainBatchSize) {
+        this.trainBatchSize = trainBatchSize;
+        return this;
+    }
+
+    /// The most sequences of a rank's microbatch, 8 where nothing else says.
+    public TrainingOptionsBuilder microBatchSize(int microBatchSize) {
+        this.microBatchSize = microBatchSize;
+        return this;
+    }
+
+    /// Microbatches that each rank runs in a step, 1 where nothing else says.
+    public TrainingOptionsBuilder gradientAccumulationSteps(int gradientAccumulationSteps) {
+        this.gradientAccumulationSteps = gradientAccumulationSteps;
+        return this;
+    }
+
+    /// Ranks, as users of DeepSpeed say it; the same as `devices` of cpu and that number.
+    public TrainingOptionsBuilder numGpus(int numGpus) {
+        this.numGpus = numGpus;
+        return this;
+    }
+
+    /// Passes over the data, where `maxSteps` is 0 (default 3).
+    public TrainingOptionsBuilder numTrainEpochs(double numTrainEpochs) {
+        this.numTrainEpochs = numTrainEpochs;
+        return this;
+    }
+
+    /// Optimizer steps; 0: `numTrainEpochs` decides (default 0).
+    public TrainingOptionsBuilder maxSteps(long maxSteps) {
+        this.maxSteps = maxSteps;
+        return this;
+    }
+
+    /// The peak learning rate (default 5e-5).
+    public TrainingOptionsBuilder learningRate(double learningRate) {
+        this.learningRate = learningRate;
+        return this;
+    }
+
+    /// AdamW's decoupled weight decay, of matrices only (default 0).
+    public TrainingOptionsBuilder weightDecay(double weightDecay) {
+        this.weightDecay = weightDecay;
+        return this;
+    }
+
+    /// Decay of the first moment (default 0.9).
+    public TrainingOptionsBuilder adamBeta1(double adamBeta1) {
+        this.adamBeta1 = adamBeta1;
+        return this;
+    }
+
+    /// Decay of the second moment (default 0.999).
+    public TrainingOptionsBuilder adamBeta2(double adamBeta2) {
+        this.adamBeta2 = adamBeta2;
+        return this;
+    }
+
+    /// Added to the root of the second moment (default 1e-8).
+    public TrainingOptionsBuilder adamEpsilon(double adamEpsilon) {
+        this.adamEpsilon = adamEpsilon;
+        return this;
+    }
+
+    /// Course of the learning rate after the warmup (default linear).
+    public TrainingOptionsBuilder lrSchedulerType(SchedulerType lrSchedulerType) {
+        this.lrSchedulerType = lrSchedulerType;
+        return this;
+    }
+
+    /// Steps in which the learning rate rises to its peak (default 0).
+    public TrainingOptionsBuilder warmupSteps(long warmupSteps) {
+        this.warmupSteps = warmupSteps;
+        return this;
+    }
+
+    /// Where falling schedules end (default 0).
+    public TrainingOptionsBuilder minLearningRate(double minLearningRate) {
+        this.minLearningRate = minLearningRate;
+        return this;
+    }
+
+    /// Gradients are scaled down to this global norm; 0: never (default 1).
+    public TrainingOptionsBuilder maxGradNorm(double maxGradNorm) {
+        this.maxGradNorm = maxGradNorm;
+        return this;
+    }
+
+    /// 0: nothing, 1: optimizer states, 2: gradients too are sharded over the ranks (default 1).
+    public TrainingOptionsBuilder zeroStage(int zeroStage) {
+        this.zeroStage = zeroStage;
+        return this;
+    }
+
+    /// Activations that backward computes again (default none).
+    public TrainingOptionsBuilder recompute(Recompute recompute) {
+        this.recompute = recompute;
+        return this;
+    }
+
+    /// Text to evaluate on, as `data`; empty: none.
+    public TrainingOptionsBuilder evalData(List<String> evalData) {
+        this.evalData = List.copyOf(evalData);
+        return this;
+    }
+
+    /// Steps between evaluations; 0: only at the end (default 0).
+    public TrainingOptionsBuilder evalSteps(long evalSteps) {
+        this.evalSteps = evalSteps;
+        return this;
+    }
+
+    /// Steps between lines of progress where there is no terminal (default 10).
+    public TrainingOptionsBuilder loggingSteps(long loggingSteps) {
+        this.loggingSteps = loggingSteps;
+        return this;
+    }
+
+    /// When checkpoints are written (default steps).
+    public TrainingOptionsBuilder saveStrategy(SaveStrategy saveStrategy) {
+        this.saveStrategy = saveStrategy;
+        return this;
+    }
+
+    /// Steps between checkpoints of the strategy `steps` (default 500).
+    public TrainingOptionsBuilder saveSteps(long saveSteps) {
+        this.saveSteps = saveSteps;
+        return this;
+    }
+
+    /// Checkpoints to keep, the newest; 0: all (default 0).
+    public TrainingOptionsBuilder saveTotalLimit(int saveTotalLimit) {
+        this.saveTotalLimit = saveTotalLimit;
+        return this;
+    }
+
+    /// Element type of weights in checkpoints and in the final model (default the dtype).
+    public TrainingOptionsBuilder saveDtype(DType saveDtype) {
+        this.saveDtype = saveDtype;
+        return this;
+    }
+
+    /// Whether two runs with one seed and layout must be bitwise equal (default true).
+    public TrainingOptionsBuilder deterministic(boolean deterministic) {
+        this.deterministic = deterministic;
+        return this;
+    }
+
+    /// Of initial weights, shuffling and synthetic data (default 42).
+    public TrainingOptionsBuilder seed(long seed) {
+        this.seed = seed;
+        return this;
+    }
+
+    /// Folder of the run (default troika-out).
+    public TrainingOptionsBuilder output(Path output) {
+        this.output = output;
+        return this;
+    }
+
+    /// `latest`, or a checkpoint's folder.
+    public TrainingOptionsBuilder resume(String resume) {
+        this.resume = resume;
+        return this;
+    }
+
+    /// File to write the step program to.
+    public TrainingOptionsBuilder dumpProgram(Path dumpProgram) {
+        this.dumpProgram = dumpProgram;
+        return this;
+    }
+}

@@ -1,0 +1,4 @@
+@NullMarked
+package troika.train.config;
+
+import org.jspecify.annotations.NullMarked;
