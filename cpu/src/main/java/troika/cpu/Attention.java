@@ -16,6 +16,11 @@ final class Attention {
     /// Keys of a block, at most; always a multiple of QUERIES, but at a sequence's end.
     static final int KEYS = 512;
 
+    /// Elements from one row of a block's scores to the next: not a power of 2, which would crowd few cache sets.
+    static final int STRIDE = KEYS + 32;
+    /// Bytes of a block in fp32.
+    static final long BLOCK_BYTES = 4L * QUERIES * STRIDE;
+
     private Attention() {}
 
     static Runnable forward(
@@ -153,7 +158,7 @@ final class Attention {
                     headSize,
                     Layout.rows(dtype, qkvStride),
                     Layout.transposed(dtype, qkvStride),
-                    Layout.rows(DType.F32, KEYS),
+                    Layout.rows(DType.F32, STRIDE),
                     Addend.NONE);
         }
 
@@ -165,7 +170,7 @@ final class Attention {
                     headSize,
                     Layout.rows(dtype, outStride),
                     Layout.transposed(dtype, qkvStride),
-                    Layout.rows(DType.F32, KEYS),
+                    Layout.rows(DType.F32, STRIDE),
                     Addend.NONE);
         }
 
@@ -175,7 +180,7 @@ final class Attention {
                     m,
                     headSize,
                     n,
-                    Layout.rows(dtype, KEYS),
+                    Layout.rows(dtype, STRIDE),
                     Layout.rows(dtype, qkvStride),
                     Layout.rows(DType.F32, headSize),
                     add ? Addend.C : Addend.NONE);
@@ -187,7 +192,7 @@ final class Attention {
                     n,
                     headSize,
                     m,
-                    Layout.transposed(dtype, KEYS),
+                    Layout.transposed(dtype, STRIDE),
                     Layout.rows(dtype, stride),
                     Layout.rows(DType.F32, headSize),
                     Addend.C);
