@@ -121,7 +121,7 @@ class CorpusTest {
         if (library) {
             assertThat(documents(resource("snappy.parquet"))).hasSize(50);
         } else {
-            refused("compression whose library is not installed", resource("snappy.parquet"));
+            refused("is compressed by SNAPPY, whose library is not installed", resource("snappy.parquet"));
         }
     }
 
