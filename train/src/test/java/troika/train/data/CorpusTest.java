@@ -121,7 +121,7 @@ class CorpusTest {
         if (library) {
             assertThat(documents(resource("snappy.parquet"))).hasSize(50);
         } else {
-            refused("compression whose library is not installed", resource("snappy.parquet"));
+            refused("is compressed by SNAPPY, whose library is not installed", resource("snappy.parquet"));
         }
     }
 
@@ -285,17 +285,17 @@ class CorpusTest {
         byte[] good = Files.readAllBytes(resource("plain.parquet"));
         Random random = new Random(2);
         int refused = 0;
-        for (int i = 0; i < 60; i++) {
+        for (int i = 0; i < 25; i++) {
             byte[] damaged = good.clone();
             damaged[random.nextInt(damaged.length)] = (byte) random.nextInt(256);
             Path file = write("damaged.parquet", damaged);
             try {
-                ParquetText.read(file, "damaged", Duration.ofMillis(500), _ -> {});
+                ParquetText.read(file, "damaged", Duration.ofMillis(200), _ -> {});
             } catch (UserException e) {
                 refused++;
             }
         }
-        assertThat(refused).isGreaterThan(5);
+        assertThat(refused).isGreaterThan(3);
     }
 
     @Test
