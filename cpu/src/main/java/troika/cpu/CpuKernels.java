@@ -371,7 +371,7 @@ final class CpuKernels implements Kernels {
         void sameShape(Tensor first, @Nullable Tensor... others) {
             for (Tensor other : others) {
                 that(
-                        other == null || other.rows() == first.rows() && other.columns() == first.columns(),
+                        other == null || (other.rows() == first.rows() && other.columns() == first.columns()),
                         "these rows and columns are not the same: "
                                 + first.shape()
                                 + (other == null ? "" : " and " + other.shape()));

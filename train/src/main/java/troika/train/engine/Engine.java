@@ -30,13 +30,6 @@ public final class Engine implements AutoCloseable {
     private final Semaphore finished = new Semaphore(0);
     private boolean closed;
 
-    /// Fills the pinned host tensors that a program's INPUT instructions upload. Called on the ranks'
-    /// threads.
-    @FunctionalInterface
-    public interface Inputs {
-        void fill(int rank);
-    }
-
     /// Makes the Engine ready.
     ///
     /// @param programs that share their ranks' arenas @param devices by rank, which the Engine does not
@@ -63,7 +56,7 @@ public final class Engine implements AutoCloseable {
         for (Rank rank : ranks) {
             rank.thread.start();
         }
-        run(Job.PREPARE, 0, _ -> {});
+        run(Job.PREPARE, 0);
     }
 
     private enum Job {
@@ -86,13 +79,13 @@ public final class Engine implements AutoCloseable {
 
     /// Executes a program on all ranks and returns when its report is in host memory; updates may still be
     /// under way.
-    public void execute(int program, Inputs inputs) {
-        run(Job.EXECUTE, program, inputs);
+    public void execute(int program) {
+        run(Job.EXECUTE, program);
     }
 
     /// Waits until all lanes are idle.
     public void drain() {
-        run(Job.DRAIN, 0, _ -> {});
+        run(Job.DRAIN, 0);
     }
 
     /// Executes a program once more with the inputs that are still there, the update left out, and says in
@@ -108,7 +101,7 @@ public final class Engine implements AutoCloseable {
                 }
             }
         }
-        run(Job.INSPECT, program, _ -> {});
+        run(Job.INSPECT, program);
         RankExecutor.@Nullable NonFinite first = null;
         int at = 0;
         for (Rank rank : ranks) {
@@ -175,7 +168,7 @@ public final class Engine implements AutoCloseable {
             communicator.abort(new IllegalStateException("the engine is closed"));
         }
         for (Rank rank : ranks) {
-            rank.submit(Job.CLOSE, 0, _ -> {});
+            rank.submit(Job.CLOSE, 0);
         }
         for (Rank rank : ranks) {
             try {
@@ -187,9 +180,9 @@ public final class Engine implements AutoCloseable {
         communicators.forEach(Communicator::close);
     }
 
-    private void run(Job job, int program, Inputs inputs) {
+    private void run(Job job, int program) {
         for (Rank rank : ranks) {
-            rank.submit(job, program, inputs);
+            rank.submit(job, program);
         }
         finished.acquireUninterruptibly(ranks.length);
         Throwable failure = null;
@@ -268,7 +261,6 @@ public final class Engine implements AutoCloseable {
         private @Nullable RankExecutor executor;
         private volatile Job job = Job.PREPARE;
         private volatile int program;
-        private volatile Inputs inputs = _ -> {};
         private volatile @Nullable Throwable failure;
         private volatile RankExecutor.@Nullable NonFinite nonFinite;
 
@@ -287,10 +279,9 @@ public final class Engine implements AutoCloseable {
             return present;
         }
 
-        void submit(Job next, int nextProgram, Inputs nextInputs) {
+        void submit(Job next, int nextProgram) {
             job = next;
             program = nextProgram;
-            inputs = nextInputs;
             submitted.release();
         }
 
@@ -326,10 +317,7 @@ public final class Engine implements AutoCloseable {
                             new RankMemory(index, device, own.getFirst().deviceBytes(), host);
                     executor = new RankExecutor(own, memory, device, communicators.get(index), capture);
                 }
-                case EXECUTE -> {
-                    inputs.fill(index);
-                    executor().execute(program);
-                }
+                case EXECUTE -> executor().execute(program);
                 case DRAIN -> executor().drain();
                 case INSPECT -> nonFinite = executor().findNonFinite(program, tensor -> finite(device, tensor));
                 case CLOSE -> {}

@@ -54,7 +54,7 @@ class TokenCacheTest {
         }
 
         @Override
-        public String decode(int[] ids) {
+        public String decode(int... ids) {
             return bytes.decode(ids);
         }
 
