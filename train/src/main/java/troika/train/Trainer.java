@@ -1,10 +1,15 @@
 package troika.train;
 
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import troika.tensor.UserException;
 import troika.train.config.TrainingOptions;
 
 /// Trains a model.
 public final class Trainer {
+    private volatile boolean cancelled;
+
     private Trainer() {}
 
     /// Starts to describe a run.
@@ -14,14 +19,21 @@ public final class Trainer {
 
     /// Runs to the end, or until [#cancel].
     public TrainingResult train() {
+        if (cancelled) {
+            return new TrainingResult(0, Double.NaN, Double.NaN, 0, Path.of(""), true);
+        }
         throw new UserException("This build has no engine yet: merge the branch that holds it.");
     }
 
     /// Asks the run to save and stop after the step that it is in; may be called from any thread.
-    public void cancel() {}
+    public void cancel() {
+        cancelled = true;
+    }
 
     /// Describes a run.
     public static final class Builder {
+        private final List<TrainingListener> listeners = new ArrayList<>();
+
         private Builder(TrainingOptions options) {
             if (options.data().isEmpty()) {
                 throw new UserException("--data is missing.");
@@ -30,7 +42,7 @@ public final class Trainer {
 
         /// Adds one that hears of the run.
         public Builder listener(TrainingListener listener) {
-            listener.onMessage("");
+            listeners.add(listener);
             return this;
         }
 
