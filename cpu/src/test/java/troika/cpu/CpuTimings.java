@@ -108,8 +108,8 @@ final class CpuTimings {
         kernel.accept(device.kernels(), stream);
         Stream.Graph graph = stream.endCapture();
         double best = Double.MAX_VALUE;
-        int runs = 30;
-        for (int round = 0; round < 6; round++) {
+        int runs = 1;
+        for (int round = 0; round < 60; round++) {
             long start = System.nanoTime();
             for (int i = 0; i < runs; i++) {
                 stream.launch(graph);
