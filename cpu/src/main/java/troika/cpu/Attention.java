@@ -16,6 +16,11 @@ final class Attention {
     /// Keys of a block, at most; always a multiple of QUERIES, but at a sequence's end.
     static final int KEYS = 512;
 
+    /// Elements from one row of a block's scores to the next: not a power of 2, which would crowd few cache sets.
+    static final int STRIDE = KEYS + 32;
+    /// Bytes of a block in fp32.
+    static final long BLOCK_BYTES = 4L * QUERIES * STRIDE;
+
     private Attention() {}
 
     static Runnable forward(
@@ -56,8 +61,7 @@ final class Attention {
         int threads = stream.workers().threads();
         AttentionBackward[] slots = new AttentionBackward[Math.min(threads, units)];
         for (int slot = 0; slot < slots.length; slot++) {
-            slots[slot] = new AttentionBackward(
-                    stream, slot, shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
+            slots[slot] = new AttentionBackward(stream, slot, shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
         }
         // A whole key-value head is one thread's, which adds up its gradients in a fixed order.
         return shared(
@@ -141,8 +145,7 @@ final class Attention {
     /// Keys and strides of the products that one head needs.
     record Products(DType dtype, int headSize, int qkvStride, int outStride) {
         static Products of(AttentionShape shape, DType dtype) {
-            return new Products(
-                    dtype, shape.headSize(), shape.qkvColumns(), shape.heads() * shape.headSize());
+            return new Products(dtype, shape.headSize(), shape.qkvColumns(), shape.heads() * shape.headSize());
         }
 
         /// scores = q · kᵀ
@@ -153,7 +156,7 @@ final class Attention {
                     headSize,
                     Layout.rows(dtype, qkvStride),
                     Layout.transposed(dtype, qkvStride),
-                    Layout.rows(DType.F32, KEYS),
+                    Layout.rows(DType.F32, STRIDE),
                     Addend.NONE);
         }
 
@@ -165,7 +168,7 @@ final class Attention {
                     headSize,
                     Layout.rows(dtype, outStride),
                     Layout.transposed(dtype, qkvStride),
-                    Layout.rows(DType.F32, KEYS),
+                    Layout.rows(DType.F32, STRIDE),
                     Addend.NONE);
         }
 
@@ -175,7 +178,7 @@ final class Attention {
                     m,
                     headSize,
                     n,
-                    Layout.rows(dtype, KEYS),
+                    Layout.rows(dtype, STRIDE),
                     Layout.rows(dtype, qkvStride),
                     Layout.rows(DType.F32, headSize),
                     add ? Addend.C : Addend.NONE);
@@ -187,7 +190,7 @@ final class Attention {
                     n,
                     headSize,
                     m,
-                    Layout.transposed(dtype, KEYS),
+                    Layout.transposed(dtype, STRIDE),
                     Layout.rows(dtype, stride),
                     Layout.rows(DType.F32, headSize),
                     Addend.C);

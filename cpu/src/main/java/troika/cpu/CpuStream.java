@@ -18,7 +18,6 @@ final class CpuStream implements Stream {
     private final @Nullable Tensor workspace;
     private final Workers workers;
     private final @Nullable CpuWorkers owned;
-    private final Thread thread;
 
     private final @Nullable Runnable[] functions = new Runnable[CAPACITY];
     private final @Nullable CpuEvent[] events = new CpuEvent[CAPACITY];
@@ -43,7 +42,7 @@ final class CpuStream implements Stream {
         for (int i = 0; i < this.workers.threads(); i++) {
             calls.add(new HashMap<>());
         }
-        thread = Thread.ofPlatform().daemon().name(name).start(this::run);
+        Thread.ofPlatform().daemon().name(name).start(this::run);
     }
 
     /// The threads that share this stream's kernels.
