@@ -121,7 +121,7 @@ final class OneDnn {
     /// A matrix product of these descriptors.
     ///
     /// @param sum whether the product adds to what is in `destination` @param addend a descriptor of what else is
-    added
+    /// added
     static Product product(long source, long weights, long destination, boolean sum, @Nullable Long addend) {
         singleThreaded();
         long out = NativeMemory.allocate(16);

@@ -48,7 +48,7 @@ final class WorkersTest {
         Tensor scale = tensors.floats(DType.F32, 1);
         Tensor loss = tensors.floats(DType.F32, 1);
         Tensor norm = tensors.floats(DType.F32, 1);
-        Tensor gateUp = tensors.floats(dtype, rows, 2 * columns);
+        Tensor gateUp = tensors.floats(dtype, rows, 2L * columns);
         Tensor angles = tensors.floats(DType.F32, vocabulary, 20);
         Tensor flat = tensors.floats(DType.F32, 300_007);
         Tensor into = tensors.floats(DType.F32, 300_007);
