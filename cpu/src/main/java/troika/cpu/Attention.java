@@ -61,8 +61,7 @@ final class Attention {
         int threads = stream.workers().threads();
         AttentionBackward[] slots = new AttentionBackward[Math.min(threads, units)];
         for (int slot = 0; slot < slots.length; slot++) {
-            slots[slot] = new AttentionBackward(
-                    stream, slot, shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
+            slots[slot] = new AttentionBackward(stream, slot, shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
         }
         // A whole key-value head is one thread's, which adds up its gradients in a fixed order.
         return shared(
@@ -146,8 +145,7 @@ final class Attention {
     /// Keys and strides of the products that one head needs.
     record Products(DType dtype, int headSize, int qkvStride, int outStride) {
         static Products of(AttentionShape shape, DType dtype) {
-            return new Products(
-                    dtype, shape.headSize(), shape.qkvColumns(), shape.heads() * shape.headSize());
+            return new Products(dtype, shape.headSize(), shape.qkvColumns(), shape.heads() * shape.headSize());
         }
 
         /// scores = q · kᵀ

@@ -5,7 +5,8 @@ import troika.tensor.DType;
 import troika.tensor.Tensor;
 
 /// The backward of attention on one thread, with scratch memory of its own: probabilities are computed again from
-/// the scores and logSumExp, and the gradients of a key-value head's keys and values are summed in fp32 in a fixed order.
+/// the scores and logSumExp, and the gradients of a key-value head's keys and values are summed in fp32 in a fixed
+/// order.
 final class AttentionBackward {
     private final AttentionShape shape;
     private final boolean bf16;

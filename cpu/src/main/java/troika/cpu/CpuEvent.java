@@ -34,7 +34,8 @@ final class CpuEvent implements Event {
     }
 
     /// Waits until the record of this number is reached; returns why it never will be, or null.
-    @Nullable Throwable await(long record) {
+    @Nullable
+    Throwable await(long record) {
         reached.await(record);
         return reached.value() >= record ? null : reached.failure();
     }

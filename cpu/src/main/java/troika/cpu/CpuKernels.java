@@ -19,7 +19,8 @@ final class CpuKernels implements Kernels {
 
     @Override
     public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
-        Check check = new Check("embedding").and("tokens", tokens).and("table", table).and("out", out);
+        Check check =
+                new Check("embedding").and("tokens", tokens).and("table", table).and("out", out);
         check.compute(table, out).integers(tokens);
         check.that(out.rows() == tokens.elements(), "out has a row for each token");
         check.that(out.columns() == table.columns(), "table and out are equally wide");
@@ -27,8 +28,7 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void embeddingBackward(
-            Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
+    public void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
         Check check = new Check("embeddingBackward")
                 .and("tokens", tokens)
                 .and("gradOut", gradOut)
@@ -41,7 +41,11 @@ final class CpuKernels implements Kernels {
 
     @Override
     public void rmsNorm(Stream stream, Tensor x, Tensor weight, float epsilon, Tensor out, Tensor rstd) {
-        Check check = new Check("rmsNorm").and("x", x).and("weight", weight).and("out", out).and("rstd", rstd);
+        Check check = new Check("rmsNorm")
+                .and("x", x)
+                .and("weight", weight)
+                .and("out", out)
+                .and("rstd", rstd);
         check.compute(x, weight, out).floats(rstd);
         check.that(weight.elements() == x.columns(), "weight has an element for each column of x");
         check.that(out.rows() == x.rows() && out.columns() == x.columns(), "x and out have the same shape");
@@ -75,22 +79,16 @@ final class CpuKernels implements Kernels {
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
         check.sameShape(x, gradOut, gradX, residual);
         stream.enqueue(RmsNorm.backward(
-                workers(stream),
-                gradOut,
-                x,
-                weight,
-                rstd,
-                residual,
-                gradX,
-                gradWeight,
-                accumulate,
-                workspace(stream)));
+                workers(stream), gradOut, x, weight, rstd, residual, gradX, gradWeight, accumulate, workspace(stream)));
     }
 
     @Override
     public void linear(Stream stream, Tensor x, Tensor weight, @Nullable Tensor residual, Tensor out) {
-        Check check =
-                new Check("linear").and("x", x).and("weight", weight).and("residual", residual).and("out", out);
+        Check check = new Check("linear")
+                .and("x", x)
+                .and("weight", weight)
+                .and("residual", residual)
+                .and("out", out);
         check.compute(x, weight, out, residual);
         check.product(x, weight, out);
         check.sameShape(out, residual);
@@ -109,8 +107,7 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void linearBackwardWeight(
-            Stream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate) {
+    public void linearBackwardWeight(Stream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate) {
         Check check = new Check("linearBackwardWeight")
                 .and("gradOut", gradOut)
                 .and("x", x)
@@ -166,8 +163,7 @@ final class CpuKernels implements Kernels {
         check.attention(shape, qkv, out);
         check.attention(shape, gradQkv, gradOut);
         check.statistics(shape, positions, logSumExp);
-        stream.enqueue(Attention.backward(
-                (CpuStream) stream, shape, gradOut, qkv, positions, out, logSumExp, gradQkv));
+        stream.enqueue(Attention.backward((CpuStream) stream, shape, gradOut, qkv, positions, out, logSumExp, gradQkv));
     }
 
     @Override
@@ -195,8 +191,7 @@ final class CpuKernels implements Kernels {
         Check check = new Check("swiglu").and("gateUp", gateUp).and("out", out);
         check.compute(gateUp, out);
         check.that(
-                gateUp.rows() == out.rows() && gateUp.columns() == 2 * out.columns(),
-                "gateUp is twice as wide as out");
+                gateUp.rows() == out.rows() && gateUp.columns() == 2 * out.columns(), "gateUp is twice as wide as out");
         stream.enqueue(SwiGlu.forward(workers(stream), gateUp, out));
     }
 
@@ -402,9 +397,7 @@ final class CpuKernels implements Kernels {
         void statistics(AttentionShape shape, Tensor positions, Tensor logSumExp) {
             long tokens = (long) shape.batch() * shape.sequence();
             that(positions.elements() == tokens, "positions has an element for each token of " + shape);
-            that(
-                    logSumExp.elements() == tokens * shape.heads(),
-                    "logSumExp is [batch, heads, sequence] of " + shape);
+            that(logSumExp.elements() == tokens * shape.heads(), "logSumExp is [batch, heads, sequence] of " + shape);
         }
     }
 }

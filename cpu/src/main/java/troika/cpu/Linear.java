@@ -35,13 +35,7 @@ final class Linear {
         long k = gradX.columns();
         DType dtype = gradX.dtype();
         MatMul.Key key = new MatMul.Key(
-                gradX.rows(),
-                k,
-                n,
-                Layout.rows(dtype, n),
-                Layout.rows(dtype, k),
-                Layout.rows(dtype, k),
-                Addend.NONE);
+                gradX.rows(), k, n, Layout.rows(dtype, n), Layout.rows(dtype, k), Layout.rows(dtype, k), Addend.NONE);
         return product(stream, key, gradOut.address(), weight.address(), gradX.address(), 0);
     }
 

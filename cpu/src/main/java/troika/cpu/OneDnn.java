@@ -1,7 +1,6 @@
 package troika.cpu;
 
 import java.lang.foreign.MemoryLayout;
-import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import org.jspecify.annotations.Nullable;
@@ -109,8 +108,7 @@ final class OneDnn {
             put(arguments + 8, columns);
             put(arguments + 16, rowStride);
             put(arguments + 24, columnStride);
-            int status =
-                    (int) DESC_CREATE.invokeExact(arguments + 32, 2, arguments, dataType(dtype), arguments + 16);
+            int status = (int) DESC_CREATE.invokeExact(arguments + 32, 2, arguments, dataType(dtype), arguments + 16);
             check("dnnl_memory_desc_create_with_strides", status);
             return pointer(arguments + 32);
         } catch (Throwable e) {
@@ -122,7 +120,8 @@ final class OneDnn {
 
     /// A matrix product of these descriptors.
     ///
-    /// @param sum whether the product adds to what is in `destination` @param addend a descriptor of what else is added
+    /// @param sum whether the product adds to what is in `destination`
+    /// @param addend a descriptor of what else is added
     static Product product(long source, long weights, long destination, boolean sum, @Nullable Long addend) {
         singleThreaded();
         long out = NativeMemory.allocate(16);
@@ -245,13 +244,16 @@ final class OneDnn {
 
     private static void check(String function, int status) {
         if (status != 0) {
-            throw new NativeException(function, status, switch (status) {
-                case 1 -> "out of memory";
-                case 2 -> "invalid arguments";
-                case 3 -> "not implemented";
-                case 5 -> "failed while running";
-                default -> "";
-            });
+            throw new NativeException(
+                    function,
+                    status,
+                    switch (status) {
+                        case 1 -> "out of memory";
+                        case 2 -> "invalid arguments";
+                        case 3 -> "not implemented";
+                        case 5 -> "failed while running";
+                        default -> "";
+                    });
         }
     }
 

@@ -36,7 +36,8 @@ final class Progress {
     }
 
     /// What made this stop, or null.
-    @Nullable Throwable failure() {
+    @Nullable
+    Throwable failure() {
         return failure;
     }
 

@@ -138,8 +138,7 @@ final class Softmax {
             return;
         }
         IntVector bits = v.reinterpretAsInts();
-        IntVector odd =
-                bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, 1);
+        IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, 1);
         IntVector rounded = bits.add(0x7fff).add(odd).lanewise(VectorOperators.LSHR, 16);
         ShortVector shorts = (ShortVector) rounded.convertShape(VectorOperators.I2S, S, 0);
         shorts.intoMemorySegment(ALL, address + 2L * i, ORDER);
@@ -160,7 +159,8 @@ final class Softmax {
     static void scale(boolean bf16, long x, float factor, long out, int n) {
         for (int i = 0; i < n; i += LANES) {
             int count = Math.min(LANES, n - i);
-            Vectors.store(bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
+            Vectors.store(
+                    bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
         }
     }
 

@@ -1,8 +1,10 @@
 package troika.cpu;
 
+import com.sun.management.ThreadMXBean;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.lang.management.ManagementFactory;
 import java.util.Locale;
 import java.util.Random;
 import troika.tensor.DType;
@@ -18,6 +20,8 @@ public final class KernelTimings {
     private static final int INTERMEDIATE = 688;
     private static final int VOCABULARY = 4096;
     private static final int PARAMETERS = 4 << 20;
+
+    private static final ThreadMXBean THREADS = (ThreadMXBean) ManagementFactory.getThreadMXBean();
 
     private final Arena arena = Arena.ofShared();
     private final Random random = new Random(1);
@@ -110,6 +114,7 @@ public final class KernelTimings {
         }
         long best = Long.MAX_VALUE;
         long total = 0;
+        long allocated = THREADS.getCurrentThreadAllocatedBytes();
         int runs = 40;
         for (int i = 0; i < runs; i++) {
             long start = System.nanoTime();
@@ -118,14 +123,16 @@ public final class KernelTimings {
             best = Math.min(best, nanos);
             total += nanos;
         }
+        allocated = THREADS.getCurrentThreadAllocatedBytes() - allocated;
         System.out.printf(
                 Locale.ROOT,
-                "%-5s %-22s best %8.1f us  mean %8.1f us  %6.1f GB/s%n",
+                "%-5s %-22s best %8.1f us  mean %8.1f us  %6.1f GB/s  %d B allocated%n",
                 dtype,
                 name,
                 best / 1e3,
                 total / 1e3 / runs,
-                (double) bytes / best);
+                (double) bytes / best,
+                allocated / runs);
     }
 
     private Tensor floats(DType dtype, long... sizes) {

@@ -17,24 +17,131 @@ final class MatMulTimings {
         for (int[] s : kn) {
             int k = s[0];
             int n = s[1];
-            time("forward", new MatMul.Key(1024, n, k, Layout.rows(t, k), Layout.transposed(t, k), Layout.rows(t, n), Addend.NONE), memory);
-            time("dX", new MatMul.Key(1024, k, n, Layout.rows(t, n), Layout.rows(t, k), Layout.rows(t, k), Addend.NONE), memory);
-            time("dW", new MatMul.Key(n / 2, k, 2048, Layout.transposed(t, n), Layout.rows(t, k), Layout.rows(DType.F32, k), Addend.NONE), memory);
-            time("dW+", new MatMul.Key(n / 2, k, 2048, Layout.transposed(t, n), Layout.rows(t, k), Layout.rows(DType.F32, k), Addend.C), memory);
-            time("dW k/2", new MatMul.Key(n, k / 2, 2048, Layout.transposed(t, n), Layout.rows(t, k), Layout.rows(DType.F32, k), Addend.NONE), memory);
+            time(
+                    "forward",
+                    new MatMul.Key(
+                            1024, n, k, Layout.rows(t, k), Layout.transposed(t, k), Layout.rows(t, n), Addend.NONE),
+                    memory);
+            time(
+                    "dX",
+                    new MatMul.Key(1024, k, n, Layout.rows(t, n), Layout.rows(t, k), Layout.rows(t, k), Addend.NONE),
+                    memory);
+            time(
+                    "dW",
+                    new MatMul.Key(
+                            n / 2,
+                            k,
+                            2048,
+                            Layout.transposed(t, n),
+                            Layout.rows(t, k),
+                            Layout.rows(DType.F32, k),
+                            Addend.NONE),
+                    memory);
+            time(
+                    "dW+",
+                    new MatMul.Key(
+                            n / 2,
+                            k,
+                            2048,
+                            Layout.transposed(t, n),
+                            Layout.rows(t, k),
+                            Layout.rows(DType.F32, k),
+                            Addend.C),
+                    memory);
+            time(
+                    "dW k/2",
+                    new MatMul.Key(
+                            n,
+                            k / 2,
+                            2048,
+                            Layout.transposed(t, n),
+                            Layout.rows(t, k),
+                            Layout.rows(DType.F32, k),
+                            Addend.NONE),
+                    memory);
         }
-        time("big fwd", new MatMul.Key(4096, 11008, 4096, Layout.rows(t, 4096), Layout.transposed(t, 4096), Layout.rows(t, 11008), Addend.NONE), memory);
-        time("big dW", new MatMul.Key(5504, 4096, 8192, Layout.transposed(t, 11008), Layout.rows(t, 4096), Layout.rows(DType.F32, 4096), Addend.C), memory);
+        time(
+                "big fwd",
+                new MatMul.Key(
+                        4096,
+                        11008,
+                        4096,
+                        Layout.rows(t, 4096),
+                        Layout.transposed(t, 4096),
+                        Layout.rows(t, 11008),
+                        Addend.NONE),
+                memory);
+        time(
+                "big dW",
+                new MatMul.Key(
+                        5504,
+                        4096,
+                        8192,
+                        Layout.transposed(t, 11008),
+                        Layout.rows(t, 4096),
+                        Layout.rows(DType.F32, 4096),
+                        Addend.C),
+                memory);
         for (DType u : new DType[] {DType.BF16, DType.F32}) {
             for (int q : new int[] {64, 128, 256}) {
                 for (int key : new int[] {64, 128, 256, 512}) {
                     for (int d : new int[] {32, 128}) {
                         int c = 24 * d;
-                        time("QK", new MatMul.Key(q, key, d, Layout.rows(u, c), Layout.transposed(u, c), Layout.rows(DType.F32, key), Addend.NONE), memory);
-                        time("PV", new MatMul.Key(q, d, key, Layout.rows(u, key), Layout.rows(u, c), Layout.rows(DType.F32, d), Addend.NONE), memory);
-                        time("PV+", new MatMul.Key(q, d, key, Layout.rows(u, key), Layout.rows(u, c), Layout.rows(DType.F32, d), Addend.C), memory);
-                        time("PtdO", new MatMul.Key(key, d, q, Layout.transposed(u, key), Layout.rows(u, c), Layout.rows(DType.F32, d), Addend.C), memory);
-                        time("PtdO packed", new MatMul.Key(key, d, q, Layout.rows(u, q), Layout.rows(u, c), Layout.rows(DType.F32, d), Addend.C), memory);
+                        time(
+                                "QK",
+                                new MatMul.Key(
+                                        q,
+                                        key,
+                                        d,
+                                        Layout.rows(u, c),
+                                        Layout.transposed(u, c),
+                                        Layout.rows(DType.F32, key),
+                                        Addend.NONE),
+                                memory);
+                        time(
+                                "PV",
+                                new MatMul.Key(
+                                        q,
+                                        d,
+                                        key,
+                                        Layout.rows(u, key),
+                                        Layout.rows(u, c),
+                                        Layout.rows(DType.F32, d),
+                                        Addend.NONE),
+                                memory);
+                        time(
+                                "PV+",
+                                new MatMul.Key(
+                                        q,
+                                        d,
+                                        key,
+                                        Layout.rows(u, key),
+                                        Layout.rows(u, c),
+                                        Layout.rows(DType.F32, d),
+                                        Addend.C),
+                                memory);
+                        time(
+                                "PtdO",
+                                new MatMul.Key(
+                                        key,
+                                        d,
+                                        q,
+                                        Layout.transposed(u, key),
+                                        Layout.rows(u, c),
+                                        Layout.rows(DType.F32, d),
+                                        Addend.C),
+                                memory);
+                        time(
+                                "PtdO packed",
+                                new MatMul.Key(
+                                        key,
+                                        d,
+                                        q,
+                                        Layout.rows(u, q),
+                                        Layout.rows(u, c),
+                                        Layout.rows(DType.F32, d),
+                                        Addend.C),
+                                memory);
                     }
                 }
             }
@@ -56,6 +163,14 @@ final class MatMulTimings {
         }
         System.out.printf(
                 "%-12s m %5d n %5d k %5d %s: %9.1f us %7.1f GFLOP/s scratch %d %s%n",
-                name, key.m(), key.n(), key.k(), key.a().dtype(), best / 1e3, flops / best, product.scratchBytes(), product.implementation());
+                name,
+                key.m(),
+                key.n(),
+                key.k(),
+                key.a().dtype(),
+                best / 1e3,
+                flops / best,
+                product.scratchBytes(),
+                product.implementation());
     }
 }

@@ -15,7 +15,8 @@ class NativeMemoryTest {
             long address = NativeMemory.allocate(bytes);
             assertThat(address % 4096).isZero();
             for (long i = 0; i < bytes; i++) {
-                assertThat(NativeMemory.ALL.get(ValueLayout.JAVA_BYTE, address + i)).isZero();
+                assertThat(NativeMemory.ALL.get(ValueLayout.JAVA_BYTE, address + i))
+                        .isZero();
                 NativeMemory.ALL.set(ValueLayout.JAVA_BYTE, address + i, (byte) 1);
             }
             assertThat(NativeMemory.allocations() - allocations).isEqualTo(1);

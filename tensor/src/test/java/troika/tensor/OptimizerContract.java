@@ -44,7 +44,7 @@ interface OptimizerContract extends FixtureHolder {
         fixture().run((kernels, stream) -> kernels.clipFactor(stream, sumSquares, loss, maxNorm, out));
 
         double[] actual = fixture().read(out);
-        assertThat(actual[0]).isEqualTo(norm);
+        assertThat(Double.valueOf(actual[0])).isEqualTo(Double.valueOf(norm));
         if (Double.isNaN(factor)) {
             assertThat(actual[1]).isNaN();
         } else {
@@ -113,7 +113,7 @@ interface OptimizerContract extends FixtureHolder {
             float value = (float) exact[i];
             boolean bf16 = weight.dtype() == DType.BF16;
             float expected = bf16 ? Float.intBitsToFloat(KernelsFixture.bf16(value) << 16) : value;
-            assertThat((float) rounded[i]).isEqualTo(expected);
+            assertThat(Float.valueOf((float) rounded[i])).isEqualTo(Float.valueOf(expected));
         }
     }
 
