@@ -21,6 +21,7 @@ final class QuickstartCommand implements Command {
     private final TrainingOptionsBuilder run = TrainingOptions.builder()
             .model("quickstart")
             .data(List.of("jdk"))
+            .evalData(List.of("held-out"))
             .tokenizer("byte")
             .dtype(DType.BF16)
             .zeroStage(1)

@@ -38,6 +38,10 @@ public final class Compiler {
         this.microbatches = new Shares(options.batch(), layout.dataParallel() * options.accumulation());
     }
 
+    public List<ParameterGroup> groups() {
+        return groups;
+    }
+
     /// The programs of a training run, which share one arena a rank.
     public TrainingPlan training() {
         List<RankProgram> train = new ArrayList<>();

@@ -1,9 +1,7 @@
 package troika.train;
 
-import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.SplittableRandom;
@@ -20,6 +18,7 @@ import troika.model.SafetensorsWriter;
 import troika.plan.ParameterGroup;
 import troika.tensor.DType;
 import troika.tensor.UserException;
+import troika.train.checkpoint.CheckpointWriter;
 import troika.train.engine.Engine;
 
 /// Weights and optimizer states between an Engine's arenas, where they are flat and sharded, and files, where they are
@@ -82,8 +81,7 @@ final class ModelState {
     /// Weights from a model's directory. Throws [UserException] where a tensor is missing or has another shape.
     void load(ModelWeights weights) {
         forEachParameter((group, index) -> {
-            Parameter parameter = group.parameters().get(index);
-            for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+            for (HuggingFaceNames.Part part : parts(group, index)) {
                 copyIn(weights.tensor(part.name()), part, (first, count) -> {
                     writeWeights(group, position(group, index, part) + first, count);
                 });
@@ -94,8 +92,7 @@ final class ModelState {
     /// Optimizer states from a checkpoint; the weights are rounded from the masters.
     void loadOptimizer(ModelWeights states) {
         forEachParameter((group, index) -> {
-            Parameter parameter = group.parameters().get(index);
-            for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+            for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : STATES) {
                     SafetensorsTensor tensor = states.tensor(part.name() + "." + state);
                     copyIn(tensor, part, (first, count) -> {
@@ -112,66 +109,53 @@ final class ModelState {
     }
 
     /// Writes the weights, from the masters, as `model.safetensors` or its shards.
-    List<SafetensorsShards.Written> save(Path directory, DType saveDtype) throws IOException {
-        return write(directory, "model", saveDtype, List.of("master"));
+    void save(CheckpointWriter writer, DType saveDtype) {
+        write(writer, "model", saveDtype, List.of("master"));
     }
 
     /// Writes masters and moments in fp32.
-    List<SafetensorsShards.Written> saveOptimizer(Path directory) throws IOException {
-        return write(directory, OPTIMIZER, DType.F32, STATES);
+    void saveOptimizer(CheckpointWriter writer) {
+        write(writer, OPTIMIZER, DType.F32, STATES);
     }
 
-    private List<SafetensorsShards.Written> write(Path directory, String stem, DType type, List<String> states)
-            throws IOException {
+    private void write(CheckpointWriter writer, String stem, DType type, List<String> states) {
         List<SafetensorsWriter.Entry> entries = new ArrayList<>();
-        for (ParameterGroup group : groups) {
-            for (Parameter parameter : group.parameters()) {
-                for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
-                    for (String state : states) {
-                        entries.add(new SafetensorsWriter.Entry(name(part, state, states), type, part.shape()));
-                    }
+        forEachParameter((group, index) -> {
+            for (HuggingFaceNames.Part part : parts(group, index)) {
+                for (String state : states) {
+                    entries.add(new SafetensorsWriter.Entry(name(part, state, states), type, part.shape()));
                 }
             }
-        }
-        try (SafetensorsShards shards =
-                SafetensorsShards.create(directory, stem, entries, SafetensorsShards.SHARD_BYTES)) {
-            for (ParameterGroup group : groups) {
-                for (int index = 0; index < group.parameters().size(); index++) {
-                    Parameter parameter = group.parameters().get(index);
-                    for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
-                        for (String state : states) {
-                            writePart(
-                                    shards,
-                                    name(part, state, states),
-                                    type,
-                                    state,
-                                    group,
-                                    position(group, index, part),
-                                    part);
-                        }
-                    }
+        });
+        writer.tensors(stem, entries, SafetensorsShards.SHARD_BYTES);
+        forEachParameter((group, index) -> {
+            for (HuggingFaceNames.Part part : parts(group, index)) {
+                for (String state : states) {
+                    writePart(writer, name(part, state, states), type, state, group, position(group, index, part), part);
                 }
             }
-            return shards.finish();
-        }
+        });
+    }
+
+    private List<HuggingFaceNames.Part> parts(ParameterGroup group, int index) {
+        return HuggingFaceNames.parts(config, group.parameters().get(index).name());
     }
 
     private void writePart(
-            SafetensorsShards shards,
+            CheckpointWriter writer,
             String name,
             DType type,
             String state,
             ParameterGroup group,
             long start,
-            HuggingFaceNames.Part part)
-            throws IOException {
+            HuggingFaceNames.Part part) {
         long elements = part.shape().elements();
         for (long done = 0; done < elements; done += CHUNK) {
             int count = (int) Math.min(CHUNK, elements - done);
             readSharded(state, group, start + done, count);
             MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
             Floats.store(floats, count, type, chunk);
-            shards.write(name, chunk);
+            writer.write(name, chunk);
         }
     }
 

@@ -1,0 +1,359 @@
+package troika.train;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Locale;
+import java.util.function.BooleanSupplier;
+import org.jspecify.annotations.Nullable;
+import tools.jackson.databind.node.ObjectNode;
+import troika.comm.InProcessGroup;
+import troika.graph.Model;
+import troika.model.ByteTokenizer;
+import troika.model.DeepSeekLlm;
+import troika.model.JsonFields;
+import troika.model.ModelConfig;
+import troika.model.ModelWeights;
+import troika.model.Tokenizer;
+import troika.plan.Compiler;
+import troika.plan.Layout;
+import troika.plan.PlanOptions;
+import troika.plan.ProgramJson;
+import troika.plan.TrainingPlan;
+import troika.tensor.DType;
+import troika.tensor.Device;
+import troika.tensor.UserException;
+import troika.train.checkpoint.CheckpointWriter;
+import troika.train.checkpoint.Checkpoints;
+import troika.train.config.Recompute;
+import troika.train.config.SaveStrategy;
+import troika.train.config.Schedule;
+import troika.train.config.TrainingOptions;
+import troika.train.data.BatchCursor;
+import troika.train.data.Dataset;
+import troika.train.engine.Engine;
+
+/// One training run: opens everything that the options name, so that mistakes show before anything is written, then steps,
+/// evaluates and saves.
+final class Run implements AutoCloseable {
+    private static final String TRAIN = "train";
+    private static final String EVALUATE = "evaluate";
+
+    private final TrainingOptions options;
+    private final TrainingListener listener;
+    private final RunDirectory directory;
+    private final ModelSource source;
+    private final ModelConfig config;
+    private final RunData data;
+    private final List<Device> devices;
+    private final Model model;
+    private final Engine engine;
+    private final ModelState state;
+    private final Feed feed;
+    private final Feed evaluationFeed;
+    private final MemorySegment report;
+    private final int train;
+    private final int evaluate;
+    private final long totalSteps;
+    private final Schedule schedule;
+    private long step;
+    private BatchCursor cursor = BatchCursor.START;
+    private long savedStep = -1;
+
+    Run(TrainingOptions options, TrainingListener listener) {
+        this.options = options;
+        this.listener = listener;
+        String resume = options.resume();
+        directory = RunDirectory.check(options.output(), resume != null);
+        @Nullable Path checkpoint = resume == null ? null : directory.checkpoint(resume);
+        source = ModelSource.of(options);
+        config = source.config();
+        check();
+        if (checkpoint != null) {
+            Checkpoints.verify(checkpoint);
+        }
+        data = RunData.open(options, source.tokenizer(), config.vocabSize());
+        if (checkpoint != null) {
+            TrainerState saved = TrainerState.read(checkpoint);
+            saved.check(trainerState(), checkpoint);
+            step = saved.step();
+            cursor = saved.cursor();
+        }
+        totalSteps = totalSteps();
+        schedule = options.schedule(totalSteps);
+        model = DeepSeekLlm.of(config, options.sequenceLength());
+        devices = DeviceFinder.open(options.devices());
+        TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
+        dump(plan);
+        engine = new Engine(List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(options.ranks()));
+        train = engine.program(TRAIN);
+        evaluate = engine.program(EVALUATE);
+        feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
+        evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
+        report = engine.host(0, train, "host report");
+        state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
+        loadWeights(checkpoint);
+        directory.start(describe(), step);
+    }
+
+    private void check() {
+        if (options.sequenceLength() > config.maxPositions()) {
+            throw new UserException("--sequence-length " + options.sequenceLength() + " is longer than the model's "
+                    + config.maxPositions() + " positions (max_position_embeddings): give a shorter one.");
+        }
+        if (source.tokenizer().vocabularySize() > config.vocabSize()) {
+            throw new UserException("The tokenizer has " + source.tokenizer().vocabularySize()
+                    + " tokens, more than the model's vocabulary of " + config.vocabSize()
+                    + ": give a model and a tokenizer that belong together.");
+        }
+    }
+
+    private PlanOptions planOptions() {
+        return new PlanOptions(
+                options.dtype(),
+                options.sequenceLength(),
+                options.batch().trainBatchSize(),
+                options.batch().accumulation(),
+                options.zeroStage(),
+                options.recompute() == Recompute.LAYER,
+                (float) options.adamBeta1(),
+                (float) options.adamBeta2(),
+                (float) options.adamEpsilon(),
+                (float) options.weightDecay(),
+                (float) options.maxGradNorm(),
+                devices.getFirst().workspaceBytes());
+    }
+
+    private void dump(TrainingPlan plan) {
+        Path file = options.dumpProgram();
+        if (file != null) {
+            try {
+                ProgramJson.write(file, List.of(plan.train(), plan.evaluate()));
+            } catch (IOException e) {
+                throw new UserException("--dump-program " + file + " cannot be written: " + e.getMessage() + ".", e);
+            }
+        }
+    }
+
+    private void loadWeights(@Nullable Path checkpoint) {
+        Path weights = source.weights();
+        if (checkpoint != null) {
+            try (ModelWeights states = ModelWeights.open(checkpoint, ModelState.OPTIMIZER)) {
+                state.loadOptimizer(states);
+            }
+        } else if (weights != null) {
+            try (ModelWeights files = ModelWeights.open(weights)) {
+                state.load(files);
+            }
+        } else {
+            state.initialize(options.seed());
+        }
+    }
+
+    private long stepsPerEpoch() {
+        return Math.ceilDiv(data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
+    }
+
+    private long totalSteps() {
+        if (options.maxSteps() > 0) {
+            return options.maxSteps();
+        }
+        if (options.data().contains(RunData.SYNTHETIC)) {
+            throw new UserException("Synthetic data have no end: give --max-steps.");
+        }
+        return Math.max(1, (long) Math.ceil(options.numTrainEpochs() * stepsPerEpoch()));
+    }
+
+    /// Trains to the end, or until `cancelled` says so, and saves.
+    TrainingResult train(BooleanSupplier cancelled) {
+        long arenas = 0;
+        for (int rank = 0; rank < engine.worldSize(); rank++) {
+            arenas += engine.arenaBytes(rank);
+        }
+        listener.onStart(new TrainingStart(
+                totalSteps,
+                model.parameterCount(),
+                engine.worldSize(),
+                devices.getFirst().name(),
+                arenas,
+                options.sequenceLength(),
+                options.batch().trainBatchSize()));
+        long began = System.nanoTime();
+        long tokens = 0;
+        double loss = Double.NaN;
+        double evaluationLoss = Double.NaN;
+        while (step < totalSteps && !cancelled.getAsBoolean()) {
+            long epoch = cursor.epoch();
+            StepMetrics metrics = step();
+            loss = metrics.loss();
+            tokens += metrics.tokens();
+            boolean last = step == totalSteps;
+            double evaluated = Double.NaN;
+            if (data.evaluation() != null && (last || (options.evalSteps() > 0 && step % options.evalSteps() == 0))) {
+                evaluated = evaluate(data.evaluation());
+                evaluationLoss = evaluated;
+            }
+            directory.log(metrics, evaluated);
+            listener.onStep(metrics);
+            if (!Double.isNaN(evaluated)) {
+                listener.onEvaluation(step, evaluated);
+            }
+            if (savesNow(cursor.epoch() > epoch)) {
+                save();
+            }
+        }
+        engine.drain();
+        double rate = tokens / Math.max(1e-9, (System.nanoTime() - began) / 1e9);
+        boolean stopped = step < totalSteps;
+        if (stopped && savedStep != step) {
+            save();
+        }
+        Path result = stopped ? Checkpoints.directory(directory.root(), step) : saveModel();
+        TrainingResult outcome = new TrainingResult(step, loss, evaluationLoss, rate, result, stopped);
+        listener.onEnd(outcome);
+        return outcome;
+    }
+
+    private StepMetrics step() {
+        long began = System.nanoTime();
+        BatchCursor.Batch batch = cursor.next(data.training(), feed.sequences());
+        long targets = feed.fill(data.training(), batch);
+        double rate = schedule.learningRate(step);
+        step++;
+        feed.scalars(
+                rate,
+                1 / (1 - Math.pow(options.adamBeta1(), step)),
+                1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), step)),
+                targets == 0 ? 0 : 1.0 / targets);
+        engine.execute(train);
+        float loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
+        float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
+        if (!Float.isFinite(loss) || !Float.isFinite(norm)) {
+            // The update has changed nothing: see Kernels.adamw.
+            throw new UserException("Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
+                    + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
+                    + "; lower the learning rate or look at the data and weights.");
+        }
+        cursor = batch.after();
+        long tokens = (long) batch.size() * options.sequenceLength();
+        double seconds = (System.nanoTime() - began) / 1e9;
+        double epoch = cursor.epoch() + (double) cursor.nextSample() / data.training().samplesPerEpoch();
+        return new StepMetrics(step, loss, norm, rate, tokens, tokens / seconds, seconds, epoch);
+    }
+
+    /// The mean loss over the target tokens of a data set.
+    private double evaluate(Dataset dataset) {
+        double sum = 0;
+        long count = 0;
+        BatchCursor at = BatchCursor.START;
+        MemorySegment stats = engine.host(0, evaluate, "host report");
+        while (at.epoch() == 0) {
+            BatchCursor.Batch batch = at.next(dataset, evaluationFeed.sequences());
+            long targets = evaluationFeed.fill(dataset, batch);
+            evaluationFeed.scalars(0, 0, 0, targets == 0 ? 0 : 1.0 / targets);
+            engine.execute(evaluate);
+            sum += (double) stats.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * targets;
+            count += targets;
+            at = batch.after();
+        }
+        return sum / count;
+    }
+
+    private boolean savesNow(boolean epochEnded) {
+        return switch (options.saveStrategy()) {
+            case NO -> false;
+            case STEPS -> step % options.saveSteps() == 0;
+            case EPOCH -> epochEnded;
+        };
+    }
+
+    private void save() {
+        engine.drain();
+        try (CheckpointWriter writer = CheckpointWriter.checkpoint(directory.root(), step)) {
+            writeModel(writer);
+            state.saveOptimizer(writer);
+            writer.file(TrainerState.FILE, trainerState().json());
+            writer.commit();
+        }
+        savedStep = step;
+        if (options.saveTotalLimit() > 0) {
+            Checkpoints.prune(directory.root(), options.saveTotalLimit());
+        }
+        listener.onSave(Checkpoints.directory(directory.root(), step));
+    }
+
+    private Path saveModel() {
+        try (CheckpointWriter writer = CheckpointWriter.model(directory.root())) {
+            writeModel(writer);
+            writer.commit();
+        }
+        return directory.root().resolve("model");
+    }
+
+    private void writeModel(CheckpointWriter writer) {
+        state.save(writer, options.saveDtype());
+        writer.file(ModelConfig.FILE, config.json(torchName(options.saveDtype())));
+        Path files = source.tokenizerFiles();
+        if (files == null) {
+            writer.file(Tokenizer.FILE, ByteTokenizer.tokenizerJson());
+            writer.file("tokenizer_config.json", ByteTokenizer.configJson());
+            return;
+        }
+        for (String name : List.of(Tokenizer.FILE, "tokenizer_config.json", "special_tokens_map.json")) {
+            Path file = files.resolve(name);
+            if (Files.isRegularFile(file)) {
+                try {
+                    writer.file(name, Files.readAllBytes(file));
+                } catch (IOException e) {
+                    throw new UncheckedIOException(e);
+                }
+            }
+        }
+    }
+
+    private static String torchName(DType dtype) {
+        return switch (dtype) {
+            case F32 -> "float32";
+            case BF16 -> "bfloat16";
+            case F16 -> "float16";
+            case I32 -> throw new IllegalArgumentException("weights are no integers");
+        };
+    }
+
+    private TrainerState trainerState() {
+        return new TrainerState(step, cursor, options.seed(), options.sequenceLength(), data.key());
+    }
+
+    /// What run.json says.
+    private ObjectNode describe() {
+        ObjectNode node = JsonFields.newObject();
+        node.put("troika", "0.1.0");
+        node.put("java", Runtime.version().toString());
+        node.put("device", devices.getFirst().name());
+        node.put("ranks", engine.worldSize());
+        node.put("parameters", model.parameterCount());
+        node.put("total_steps", totalSteps);
+        ObjectNode resolved = node.putObject("options");
+        for (var component : TrainingOptions.class.getRecordComponents()) {
+            try {
+                resolved.put(component.getName(), String.valueOf(component.getAccessor().invoke(options)));
+            } catch (ReflectiveOperationException e) {
+                throw new IllegalStateException(component.getName().toLowerCase(Locale.ROOT), e);
+            }
+        }
+        return node;
+    }
+
+    @Override
+    public void close() {
+        engine.close();
+        devices.forEach(Device::close);
+        data.close();
+        directory.close();
+        source.tokenizer().close();
+    }
+}
