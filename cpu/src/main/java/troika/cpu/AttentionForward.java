@@ -1,0 +1,118 @@
+package troika.cpu;
+
+import troika.tensor.AttentionShape;
+import troika.tensor.DType;
+import troika.tensor.Tensor;
+
+/// The forward of attention on one thread, with scratch memory of its own. The softmax of a block's rows is corrected
+/// when a later block of keys has a larger score.
+final class AttentionForward {
+    private final AttentionShape shape;
+    private final boolean bf16;
+    private final int bytes;
+    private final long qkv;
+    private final long positions;
+    private final long out;
+    private final long logSumExp;
+    private final long qkvRow;
+    private final long outRow;
+
+    private final Attention.Blocks scoreProducts;
+    private final Attention.Blocks firstOutputs;
+    private final Attention.Blocks furtherOutputs;
+    private final long scores;
+    private final long probabilities;
+    private final long sums;
+    // Of each query: the largest scaled score so far, times log2(e), and the sum of the exponentials.
+    private final float[] largest = new float[Attention.QUERIES];
+    private final float[] total = new float[Attention.QUERIES];
+    private final float scale2;
+
+    AttentionForward(
+            CpuStream stream,
+            int slot,
+            AttentionShape shape,
+            DType dtype,
+            Tensor qkv,
+            Tensor positions,
+            Tensor out,
+            Tensor logSumExp) {
+        this.shape = shape;
+        bf16 = Tasks.isBf16(qkv);
+        bytes = dtype.bytes();
+        this.qkv = qkv.address();
+        this.positions = positions.address();
+        this.out = out.address();
+        this.logSumExp = logSumExp.address();
+        qkvRow = (long) shape.qkvColumns() * bytes;
+        outRow = (long) shape.heads() * shape.headSize() * bytes;
+        scale2 = (float) (shape.scale() * Softmax.LOG2_E);
+        Attention.Products products = Attention.Products.of(shape, dtype);
+        scoreProducts = new Attention.Blocks(stream, slot, shape.sequence(), products.scores());
+        firstOutputs = new Attention.Blocks(stream, slot, shape.sequence(), products.overKeys(false));
+        furtherOutputs = new Attention.Blocks(stream, slot, shape.sequence(), products.overKeys(true));
+        scores = stream.slotAddress(slot) + MatMul.SCRATCH_BYTES;
+        probabilities = scores + Attention.BLOCK_BYTES;
+        sums = probabilities + Attention.BLOCK_BYTES;
+    }
+
+    /// The queries from `from` of one head of one sequence.
+    void block(int batch, int head, int from) {
+        int size = shape.headSize();
+        int to = Math.min(shape.sequence(), from + Attention.QUERIES);
+        int queries = to - from;
+        long firstToken = (long) batch * shape.sequence();
+        long tokenPositions = positions + 4 * firstToken;
+        int keyHead = (int) ((long) head * shape.keyValueHeads() / shape.heads());
+        long sequence = qkv + firstToken * qkvRow;
+        long query = sequence + from * qkvRow + (long) head * size * bytes;
+        long keys = sequence + (long) (shape.heads() + keyHead) * size * bytes;
+        long values = keys + (long) shape.keyValueHeads() * size * bytes;
+        int first = Attention.firstKey(tokenPositions, from, to);
+        for (int key = first; key < to; key += Attention.KEYS) {
+            int count = Math.min(Attention.KEYS, to - key);
+            scoreProducts.call(queries, count).run(query, keys + key * qkvRow, scores);
+            for (int i = 0; i < queries; i++) {
+                int row = from + i;
+                int begin = Math.max(0, row - Vectors.getI32(tokenPositions, row) - key);
+                int end = Math.min(count, row + 1 - key);
+                softmax(i, begin, end, count, key == first);
+            }
+            Attention.Blocks outputs = key == first ? firstOutputs : furtherOutputs;
+            outputs.call(queries, count).run(probabilities, values + key * qkvRow, sums);
+        }
+        long lse = logSumExp + 4 * (((long) batch * shape.heads() + head) * shape.sequence() + from);
+        for (int i = 0; i < queries; i++) {
+            long to1 = out + (firstToken + from + i) * outRow + (long) head * size * bytes;
+            Softmax.scale(bf16, sums + 4L * i * size, 1 / total[i], to1, size);
+            Vectors.putF32(lse + 4L * i, (float) (largest[i] / Softmax.LOG2_E + Math.log(total[i])));
+        }
+    }
+
+    // Row i's scores of the block become probabilities, up to a factor; it sees keys begin … end − 1 of the block.
+    private void softmax(int i, int begin, int end, int count, boolean first) {
+        long score = scores + 4L * i * Attention.STRIDE;
+        long probability = probabilities + (long) bytes * i * Attention.STRIDE;
+        float before = first ? Float.NEGATIVE_INFINITY : largest[i];
+        float sumBefore = first ? 0 : total[i];
+        if (begin >= end) {
+            Softmax.zero(bf16, probability, 0, count);
+            largest[i] = before;
+            total[i] = sumBefore;
+            return;
+        }
+        int aligned = Softmax.hideBefore(score, begin);
+        float max = Math.max(before, scale2 * Softmax.max(score, aligned, end));
+        float sum = Softmax.exponentials(bf16, score, aligned, end, scale2, max, probability);
+        Softmax.zero(bf16, probability, 0, aligned);
+        Softmax.zero(bf16, probability, end, count);
+        if (!first && max > before) {
+            float factor = (float) Math.exp((before - max) / Softmax.LOG2_E);
+            sumBefore *= factor;
+            long row = sums + 4L * i * shape.headSize();
+            Softmax.scale(false, row, factor, row, shape.headSize());
+        }
+        largest[i] = max;
+        total[i] = sumBefore + sum;
+    }
+}

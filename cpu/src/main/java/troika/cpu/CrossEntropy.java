@@ -1,0 +1,117 @@
+package troika.cpu;
+
+import static troika.cpu.Vectors.LANES;
+
+import java.util.function.IntConsumer;
+import jdk.incubator.vector.FloatVector;
+import troika.tensor.Tensor;
+
+/// See [troika.tensor.Kernels#crossEntropy].
+final class CrossEntropy {
+    // The softmax's maximum and sum are updated after each block of this many logits, which stay in the first cache.
+    private static final int BLOCK = 2048;
+    private static final int MOST_TASKS = 4096;
+
+    private CrossEntropy() {}
+
+    static Runnable run(
+            Workers workers,
+            Tensor logits,
+            Tensor labels,
+            Tensor scale,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate,
+            Tensor workspace) {
+        boolean bf16 = Tasks.isBf16(logits);
+        Tasks.requireF32(scale, "scale");
+        Tasks.requireF32(loss, "loss");
+        int rows = Math.toIntExact(logits.rows());
+        int columns = Math.toIntExact(logits.columns());
+        int each = Tasks.rows(rows, columns, MOST_TASKS);
+        int tasks = Tasks.count(rows, each);
+        Tasks.requireWorkspace(workspace, 8L * tasks);
+        long logitAddress = logits.address();
+        long labelAddress = labels.address();
+        long scaleAddress = scale.address();
+        long lossAddress = loss.address();
+        long partials = workspace.address();
+        long rowBytes = (long) columns * logits.dtype().bytes();
+        IntConsumer task = chunk -> {
+            float factor = Vectors.getF32(scaleAddress);
+            double sum = 0;
+            for (int t = chunk * each; t < Math.min(rows, (chunk + 1) * each); t++) {
+                long row = logitAddress + t * rowBytes;
+                int label = Vectors.getI32(labelAddress, t);
+                if (label >= 0) {
+                    sum += row(bf16, row, columns, label, factor, gradient);
+                } else if (gradient) {
+                    MemoryOps.zero(row, rowBytes);
+                }
+            }
+            Vectors.putF64(partials, chunk, sum);
+        };
+        return () -> {
+            workers.parallel(tasks, task);
+            double sum = 0;
+            for (int i = 0; i < tasks; i++) {
+                sum += Vectors.getF64(partials, i);
+            }
+            double before = accumulate ? Vectors.getF32(lossAddress) : 0;
+            Vectors.putF32(lossAddress, (float) (before + Vectors.getF32(scaleAddress) * sum));
+        };
+    }
+
+    private static double row(boolean bf16, long row, int n, int label, float factor, boolean gradient) {
+        float max = Float.NEGATIVE_INFINITY;
+        double sum = 0;
+        for (int from = 0; from < n; from += BLOCK) {
+            int to = Math.min(n, from + BLOCK);
+            float blockMax = max(bf16, row, from, to);
+            if (blockMax > max) {
+                sum *= Math.exp((double) max - blockMax);
+                max = blockMax;
+            }
+            sum += sumExp(bf16, row, from, to, max);
+        }
+        double logProbability = Vectors.get(bf16, row, label) - (max + Math.log(sum));
+        if (gradient) {
+            softmax(bf16, row, n, max, (float) (factor / sum));
+            Vectors.put(bf16, row, label, (float) (factor * Math.expm1(logProbability)));
+        }
+        return -logProbability;
+    }
+
+    private static float max(boolean bf16, long row, int from, int to) {
+        FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            max = Vectors.max(max, Vectors.load(bf16, row, i));
+        }
+        if (i < to) {
+            max = Vectors.max(max, Vectors.loadOr(bf16, row, i, to - i, Float.NEGATIVE_INFINITY));
+        }
+        return Vectors.max(max);
+    }
+
+    private static float sumExp(boolean bf16, long row, int from, int to, float max) {
+        FloatVector sum = Vectors.zeros();
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            sum = sum.add(Vectors.exp(Vectors.load(bf16, row, i).sub(max)));
+        }
+        if (i < to) {
+            FloatVector x = Vectors.loadOr(bf16, row, i, to - i, Float.NEGATIVE_INFINITY);
+            sum = sum.add(Vectors.exp(x.sub(max)));
+        }
+        return Vectors.sum(sum);
+    }
+
+    private static void softmax(boolean bf16, long row, int n, float max, float factor) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            FloatVector x = Vectors.load(bf16, row, i, count);
+            Vectors.store(bf16, row, i, count, Vectors.exp(x.sub(max)).mul(factor));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+package troika.cpu;
+
+import static troika.cpu.Vectors.LANES;
+import static troika.ffi.NativeMemory.ALL;
+
+import java.nio.ByteOrder;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.ShortVector;
+import jdk.incubator.vector.VectorMask;
+import jdk.incubator.vector.VectorOperators;
+import jdk.incubator.vector.VectorShape;
+import jdk.incubator.vector.VectorSpecies;
+
+/// Rows of attention scores as vectors. Rows are padded, so that whole vectors can be read and written to their end.
+final class Softmax {
+    static final double LOG2_E = 1 / Math.log(2);
+
+    private static final ByteOrder ORDER = ByteOrder.nativeOrder();
+    private static final VectorSpecies<Short> S =
+            VectorSpecies.of(short.class, VectorShape.forBitSize(Vectors.F.vectorBitSize() / 2));
+    private static final float ROUNDER = 0x1.8p23f;
+    private static final float LOWEST = -126;
+
+    // Taylor's series of 2 to the r, |r| ≤ 1/2: the next term is below 2⁻²².
+    private static final float C1 = coefficient(1);
+    private static final float C2 = coefficient(2);
+    private static final float C3 = coefficient(3);
+    private static final float C4 = coefficient(4);
+    private static final float C5 = coefficient(5);
+    private static final float C6 = coefficient(6);
+
+    private Softmax() {}
+
+    private static float coefficient(int n) {
+        double c = 1;
+        for (int i = 1; i <= n; i++) {
+            c *= Math.log(2) / i;
+        }
+        return (float) c;
+    }
+
+    /// 2 to the x, for x ≤ 0; exactly 0 below −126. NaN stays NaN.
+    static FloatVector exp2(FloatVector x) {
+        VectorMask<Float> small = x.compare(VectorOperators.LT, LOWEST);
+        FloatVector in = x.blend(LOWEST, small);
+        FloatVector shifted = in.add(ROUNDER);
+        FloatVector r = in.sub(shifted.sub(ROUNDER));
+        FloatVector p = r.fma(Vectors.all(C6), Vectors.all(C5));
+        p = p.fma(r, Vectors.all(C4));
+        p = p.fma(r, Vectors.all(C3));
+        p = p.fma(r, Vectors.all(C2));
+        p = p.fma(r, Vectors.all(C1));
+        p = p.fma(r, Vectors.all(1));
+        // The rounder's own bits are shifted out, which leaves the whole part as an exponent to add.
+        IntVector bits = p.reinterpretAsInts().add(shifted.reinterpretAsInts().lanewise(VectorOperators.LSHL, 23));
+        return bits.reinterpretAsFloats().blend(0, small);
+    }
+
+    /// Hides the scores before `begin` in the vector that holds it, and returns where that vector begins.
+    static int hideBefore(long score, int begin) {
+        int aligned = begin / LANES * LANES;
+        for (int i = aligned; i < begin; i++) {
+            Vectors.putF32(score + 4L * i, Float.NEGATIVE_INFINITY);
+        }
+        return aligned;
+    }
+
+    /// The largest of the scores from `from`, a multiple of LANES, to before `to`; NaNs are ignored.
+    static float max(long score, int from, int to) {
+        FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            max = Vectors.max(max, Vectors.loadF32(score + 4L * i, LANES));
+        }
+        if (i < to) {
+            max = Vectors.max(max, Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY));
+        }
+        return Vectors.max(max);
+    }
+
+    /// Stores 2 to the (scale · score − max) and returns the sum of them; zeros follow to the last vector's end.
+    static float exponentials(boolean bf16, long score, int from, int to, float scale, float max, long out) {
+        FloatVector sum = Vectors.zeros();
+        FloatVector factor = Vectors.all(scale);
+        FloatVector shift = Vectors.all(-max);
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
+            sum = sum.add(p);
+            store(bf16, out, i, p);
+        }
+        if (i < to) {
+            FloatVector s = Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY);
+            FloatVector p = exp2(s.fma(factor, shift));
+            sum = sum.add(p);
+            store(bf16, out, i, p);
+        }
+        return Vectors.sum(sum);
+    }
+
+    /// The backward of a row: probabilities again, and the scores' gradients p · (gradP − delta) · gradScale, for
+    /// the keys from `from`, a multiple of LANES, to before `to`.
+    static void gradients(
+            boolean bf16,
+            long score,
+            long gradProbability,
+            int from,
+            int to,
+            float scale,
+            float logSumExp2,
+            float delta,
+            float gradScale,
+            long probability,
+            long gradScore) {
+        FloatVector factor = Vectors.all(scale);
+        FloatVector shift = Vectors.all(-logSumExp2);
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
+            FloatVector g = Vectors.loadF32(gradProbability + 4L * i, LANES).sub(delta);
+            store(bf16, probability, i, p);
+            store(bf16, gradScore, i, g.mul(gradScale).mul(p));
+        }
+        if (i < to) {
+            FloatVector s = Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY);
+            FloatVector p = exp2(s.fma(factor, shift));
+            FloatVector g = Vectors.loadOr(false, gradProbability, i, to - i, 0).sub(delta);
+            store(bf16, probability, i, p);
+            store(bf16, gradScore, i, g.mul(gradScale).mul(p));
+        }
+    }
+
+    // As Vectors.store, but without its care for NaNs whose payload overflows: products do not make such.
+    private static void store(boolean bf16, long address, int i, FloatVector v) {
+        if (!bf16) {
+            v.intoMemorySegment(ALL, address + 4L * i, ORDER);
+            return;
+        }
+        IntVector bits = v.reinterpretAsInts();
+        IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, 1);
+        IntVector rounded = bits.add(0x7fff).add(odd).lanewise(VectorOperators.LSHR, 16);
+        ShortVector shorts = (ShortVector) rounded.convertShape(VectorOperators.I2S, S, 0);
+        shorts.intoMemorySegment(ALL, address + 2L * i, ORDER);
+    }
+
+    /// Zeroes the elements from `from` (rounded up to whole vectors) to before `to` (as well).
+    static void zero(boolean bf16, long address, int from, int to) {
+        for (int i = (from + LANES - 1) / LANES * LANES; i < to; i += LANES) {
+            if (bf16) {
+                ShortVector.zero(S).intoMemorySegment(ALL, address + 2L * i, ORDER);
+            } else {
+                Vectors.zeros().intoMemorySegment(ALL, address + 4L * i, ORDER);
+            }
+        }
+    }
+
+    /// out = factor · x, of `n` floats at `x`, to the compute dtype.
+    static void scale(boolean bf16, long x, float factor, long out, int n) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            Vectors.store(
+                    bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
+        }
+    }
+
+    /// Σ a · b
+    static float dot(boolean bf16, long a, long b, int n) {
+        FloatVector sum = Vectors.zeros();
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            sum = Vectors.load(bf16, a, i, count).fma(Vectors.load(bf16, b, i, count), sum);
+        }
+        return Vectors.sum(sum);
+    }
+
+    /// into += factor · x, of `n` floats at `into` and elements of the compute dtype at `x`.
+    static void addScaled(boolean bf16, long x, float factor, long into, int n) {
+        FloatVector f = Vectors.all(factor);
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            FloatVector sum = Vectors.load(bf16, x, i, count).fma(f, Vectors.loadF32(into + 4L * i, count));
+            Vectors.storeF32(into + 4L * i, count, sum);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+package troika.cpu;
+
+import static troika.cpu.Vectors.LANES;
+
+import jdk.incubator.vector.FloatVector;
+import troika.tensor.Tensor;
+
+/// See [troika.tensor.Kernels#swiglu].
+final class SwiGlu {
+    private SwiGlu() {}
+
+    static Runnable forward(Workers workers, Tensor gateUp, Tensor out) {
+        boolean bf16 = Tasks.isBf16(out);
+        long gateUpAddress = gateUp.address();
+        long outAddress = out.address();
+        int columns = Math.toIntExact(out.columns());
+        long bytes = (long) columns * out.dtype().bytes();
+        return Tasks.overRows(workers, out, (from, to) -> {
+            for (int t = from; t < to; t++) {
+                long gate = gateUpAddress + 2L * t * bytes;
+                forward(bf16, gate, gate + bytes, outAddress + t * bytes, columns);
+            }
+        });
+    }
+
+    private static void forward(boolean bf16, long gate, long up, long out, int n) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            FloatVector g = Vectors.load(bf16, gate, i, count);
+            FloatVector silu = g.mul(Vectors.sigmoid(g));
+            Vectors.store(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
+        }
+    }
+
+    static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+        boolean bf16 = Tasks.isBf16(gradOut);
+        long gradOutAddress = gradOut.address();
+        long gateUpAddress = gateUp.address();
+        long gradGateUpAddress = gradGateUp.address();
+        int columns = Math.toIntExact(gradOut.columns());
+        long bytes = (long) columns * gradOut.dtype().bytes();
+        return Tasks.overRows(workers, gradOut, (from, to) -> {
+            for (int t = from; t < to; t++) {
+                long gate = gateUpAddress + 2L * t * bytes;
+                long gradGate = gradGateUpAddress + 2L * t * bytes;
+                long gradRow = gradOutAddress + t * bytes;
+                backward(bf16, gradRow, gate, gate + bytes, gradGate, gradGate + bytes, columns);
+            }
+        });
+    }
+
+    private static void backward(boolean bf16, long gradOut, long gate, long up, long gradGate, long gradUp, int n) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            FloatVector grad = Vectors.load(bf16, gradOut, i, count);
+            FloatVector g = Vectors.load(bf16, gate, i, count);
+            FloatVector u = Vectors.load(bf16, up, i, count);
+            FloatVector sigmoid = Vectors.sigmoid(g);
+            FloatVector silu = g.mul(sigmoid);
+            // d silu / dg = sigmoid · (1 + g − silu)
+            FloatVector slope = sigmoid.mul(g.sub(silu).add(1));
+            Vectors.store(bf16, gradGate, i, count, grad.mul(u).mul(slope));
+            Vectors.store(bf16, gradUp, i, count, grad.mul(silu));
+        }
+    }
+}

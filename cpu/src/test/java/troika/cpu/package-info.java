@@ -1,0 +1,4 @@
+@NullMarked
+package troika.cpu;
+
+import org.jspecify.annotations.NullMarked;

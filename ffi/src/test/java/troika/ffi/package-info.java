@@ -1,0 +1,4 @@
+@NullMarked
+package troika.ffi;
+
+import org.jspecify.annotations.NullMarked;

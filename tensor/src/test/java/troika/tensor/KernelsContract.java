@@ -1,0 +1,37 @@
+package troika.tensor;
+
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.TestInstance;
+
+/// What every device's kernels must do. A device's own test extends this and opens the device; each test compares a
+/// kernel with [Oracle], on sizes that no vector or tile divides.
+@TestInstance(TestInstance.Lifecycle.PER_CLASS)
+public abstract class KernelsContract
+        implements LayerContract, LinearContract, AttentionContract, LossContract, OptimizerContract, MemoryContract {
+    private KernelsFixture fixture;
+
+    /// Opens the device to test; it is closed after the last test.
+    protected abstract Device open();
+
+    @BeforeAll
+    final void openDevice() {
+        fixture = new KernelsFixture(open());
+    }
+
+    @BeforeEach
+    final void clear() {
+        fixture.clear();
+    }
+
+    @AfterAll
+    final void closeDevice() {
+        fixture.close();
+    }
+
+    @Override
+    public KernelsFixture fixture() {
+        return fixture;
+    }
+}

@@ -1,0 +1,100 @@
+package troika.tensor;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/// Zeroing, copies and sums; and tensors without rows.
+interface MemoryContract extends FixtureHolder {
+    @ParameterizedTest
+    @CsvSource({"F32, 1", "BF16, 37", "F32, 300007", "I32, 100"})
+    default void zero(DType dtype, int n) {
+        Tensor out = fixture().poisoned(dtype, n);
+
+        fixture().run((kernels, stream) -> kernels.zero(stream, out));
+
+        assertThat(fixture().read(out)).containsOnly(0);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"F32, 37", "BF16, 1003", "BF16, 600007"})
+    default void copy(DType dtype, int n) {
+        Tensor from = fixture().normal(dtype, n);
+        Tensor to = fixture().poisoned(dtype, n);
+
+        fixture().run((kernels, stream) -> kernels.copy(stream, from, to));
+
+        assertThat(fixture().bytes(to).mismatch(fixture().bytes(from))).isEqualTo(-1);
+    }
+
+    @Test
+    default void copyToTheHostAndBack() {
+        Device device = fixture().device();
+        Memory host = device.allocateHost("test host memory", 4096);
+        Tensor there = host.tensor(64, DType.F32, Shape.of(37));
+        Tensor from = fixture().normal(DType.F32, 37);
+        Tensor to = fixture().poisoned(DType.F32, 37);
+
+        fixture().run((kernels, stream) -> {
+            kernels.copy(stream, from, there);
+            kernels.copy(stream, there, to);
+        });
+
+        assertThat(fixture().read(to)).containsExactly(fixture().read(from));
+        device.free(host);
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {1, 37, 300007})
+    default void add(int n) {
+        Tensor x = fixture().normal(DType.F32, n);
+        Tensor into = fixture().normal(DType.F32, n);
+        double[] expected = KernelsFixture.sum(fixture().read(x), fixture().read(into));
+
+        fixture().run((kernels, stream) -> kernels.add(stream, x, into));
+
+        fixture().assertClose(DType.F32, into, expected);
+    }
+
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "BF16"})
+    default void withoutRowsOnlyGradientsOfWeightsAreWritten(DType dtype) {
+        Tensor none = fixture().poisoned(dtype, 0, 72);
+        Tensor wide = fixture().poisoned(dtype, 0, 144);
+        Tensor integers = fixture().integers();
+        Tensor rstd = fixture().poisoned(DType.F32, 0);
+        Tensor weight = fixture().normal(dtype, 72);
+        Tensor square = fixture().normal(dtype, 72, 72);
+        Tensor gradNorm = fixture().poisoned(DType.F32, 72);
+        Tensor gradTable = fixture().poisoned(DType.F32, 11, 72);
+        Tensor gradWeight = fixture().poisoned(DType.F32, 72, 72);
+        Tensor kept = fixture().normal(DType.F32, 72, 72);
+        double[] before = fixture().read(kept);
+        Tensor scale = fixture().floats(1);
+        Tensor loss = fixture().floats(3);
+
+        fixture().run((kernels, stream) -> {
+            kernels.embedding(stream, integers, square, none);
+            kernels.embeddingBackward(stream, integers, none, gradTable, false);
+            kernels.rmsNorm(stream, none, weight, 1e-6f, none, rstd);
+            kernels.rmsNormBackward(stream, none, none, weight, rstd, none, none, gradNorm, false);
+            kernels.linear(stream, none, square, none, none);
+            kernels.linearBackwardInput(stream, none, square, none);
+            kernels.linearBackwardWeight(stream, none, none, gradWeight, false);
+            kernels.linearBackwardWeight(stream, none, none, kept, true);
+            kernels.swiglu(stream, wide, none);
+            kernels.swigluBackward(stream, none, wide, wide);
+            kernels.crossEntropy(stream, none, integers, scale, loss, true, true);
+        });
+
+        assertThat(fixture().read(gradTable)).containsOnly(0);
+        assertThat(fixture().read(gradNorm)).containsOnly(0);
+        assertThat(fixture().read(gradWeight)).containsOnly(0);
+        assertThat(fixture().read(kept)).containsExactly(before);
+        assertThat(fixture().read(loss)).containsExactly(3);
+    }
+}

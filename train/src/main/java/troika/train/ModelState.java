@@ -1,0 +1,280 @@
+package troika.train;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.SplittableRandom;
+import java.util.function.BiConsumer;
+import java.util.zip.CRC32C;
+import troika.graph.Model;
+import troika.graph.Parameter;
+import troika.model.HuggingFaceNames;
+import troika.model.ModelConfig;
+import troika.model.ModelWeights;
+import troika.model.SafetensorsShards;
+import troika.model.SafetensorsTensor;
+import troika.model.SafetensorsWriter;
+import troika.plan.ParameterGroup;
+import troika.tensor.DType;
+import troika.tensor.UserException;
+import troika.train.engine.Engine;
+
+/// Weights and optimizer states between an Engine's arenas, where they are flat and sharded, and files, where they are
+/// whole
+/// and have Hugging Face's names. Nothing of a layout reaches a file, so any layout reads what any other wrote.
+final class ModelState {
+    /// Stems of the files: `optimizer-*.safetensors` where there are several.
+    static final String OPTIMIZER = "optimizer";
+
+    private static final List<String> STATES = List.of("master", "moment1", "moment2");
+    /// Elements moved at a time.
+    private static final int CHUNK = 1 << 20;
+
+    private final Engine engine;
+    private final ModelConfig config;
+    private final List<ParameterGroup> groups;
+    private final DType dtype;
+    private final boolean training;
+    private final float[] floats = new float[CHUNK];
+    private final byte[] bytes = new byte[4 * CHUNK];
+
+    /// @param dtype of the weights in the arenas @param training whether there are optimizer states
+    ModelState(
+            Engine engine,
+            ModelConfig config,
+            Model model,
+            List<ParameterGroup> groups,
+            DType dtype,
+            boolean training) {
+        this.engine = engine;
+        this.config = config;
+        this.groups = groups;
+        this.dtype = dtype;
+        this.training = training;
+        for (Model.Constant constant : model.constants()) {
+            float[] values = constant.values().get();
+            for (int rank = 0; rank < engine.worldSize(); rank++) {
+                engine.write(rank, constant.name(), 0, MemorySegment.ofArray(values));
+            }
+        }
+    }
+
+    /// Random initial weights; each parameter has its own stream of numbers, so they do not depend on the layout.
+    void initialize(long seed) {
+        forEachParameter((group, index) -> {
+            Parameter parameter = group.parameters().get(index);
+            SplittableRandom random = new SplittableRandom(seed ^ ((long) hash(parameter.name()) << 17));
+            boolean normal = parameter.initialDeviation() > 0;
+            long elements = parameter.elements();
+            for (long done = 0; done < elements; done += CHUNK) {
+                int count = (int) Math.min(CHUNK, elements - done);
+                for (int i = 0; i < count; i++) {
+                    floats[i] = normal ? (float) (random.nextGaussian() * parameter.initialDeviation()) : 1;
+                }
+                writeWeights(group, group.offsets().get(index) + done, count);
+            }
+        });
+    }
+
+    /// Weights from a model's directory. Throws [UserException] where a tensor is missing or has another shape.
+    void load(ModelWeights weights) {
+        forEachParameter((group, index) -> {
+            Parameter parameter = group.parameters().get(index);
+            for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+                copyIn(weights.tensor(part.name()), part, (first, count) -> {
+                    writeWeights(group, position(group, index, part) + first, count);
+                });
+            }
+        });
+    }
+
+    /// Optimizer states from a checkpoint; the weights are rounded from the masters.
+    void loadOptimizer(ModelWeights states) {
+        forEachParameter((group, index) -> {
+            Parameter parameter = group.parameters().get(index);
+            for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+                for (String state : STATES) {
+                    SafetensorsTensor tensor = states.tensor(part.name() + "." + state);
+                    copyIn(tensor, part, (first, count) -> {
+                        long at = position(group, index, part) + first;
+                        if (state.equals("master")) {
+                            writeWeights(group, at, count);
+                        } else {
+                            writeSharded(state, group, at, count);
+                        }
+                    });
+                }
+            }
+        });
+    }
+
+    /// Writes the weights, from the masters, as `model.safetensors` or its shards.
+    List<SafetensorsShards.Written> save(Path directory, DType saveDtype) throws IOException {
+        return write(directory, "model", saveDtype, List.of("master"));
+    }
+
+    /// Writes masters and moments in fp32.
+    List<SafetensorsShards.Written> saveOptimizer(Path directory) throws IOException {
+        return write(directory, OPTIMIZER, DType.F32, STATES);
+    }
+
+    private List<SafetensorsShards.Written> write(Path directory, String stem, DType type, List<String> states)
+            throws IOException {
+        List<SafetensorsWriter.Entry> entries = new ArrayList<>();
+        for (ParameterGroup group : groups) {
+            for (Parameter parameter : group.parameters()) {
+                for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+                    for (String state : states) {
+                        entries.add(new SafetensorsWriter.Entry(name(part, state, states), type, part.shape()));
+                    }
+                }
+            }
+        }
+        try (SafetensorsShards shards =
+                SafetensorsShards.create(directory, stem, entries, SafetensorsShards.SHARD_BYTES)) {
+            for (ParameterGroup group : groups) {
+                for (int index = 0; index < group.parameters().size(); index++) {
+                    Parameter parameter = group.parameters().get(index);
+                    for (HuggingFaceNames.Part part : HuggingFaceNames.parts(config, parameter.name())) {
+                        for (String state : states) {
+                            writePart(
+                                    shards,
+                                    name(part, state, states),
+                                    type,
+                                    state,
+                                    group,
+                                    position(group, index, part),
+                                    part);
+                        }
+                    }
+                }
+            }
+            return shards.finish();
+        }
+    }
+
+    private void writePart(
+            SafetensorsShards shards,
+            String name,
+            DType type,
+            String state,
+            ParameterGroup group,
+            long start,
+            HuggingFaceNames.Part part)
+            throws IOException {
+        long elements = part.shape().elements();
+        for (long done = 0; done < elements; done += CHUNK) {
+            int count = (int) Math.min(CHUNK, elements - done);
+            readSharded(state, group, start + done, count);
+            MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
+            Floats.store(floats, count, type, chunk);
+            shards.write(name, chunk);
+        }
+    }
+
+    private static String name(HuggingFaceNames.Part part, String state, List<String> states) {
+        return states.size() == 1 ? part.name() : part.name() + "." + state;
+    }
+
+    /// The element of the flat group at which a part of its parameter begins.
+    private static long position(ParameterGroup group, int index, HuggingFaceNames.Part part) {
+        Parameter parameter = group.parameters().get(index);
+        return group.offsets().get(index)
+                + part.firstRow() * (parameter.elements() / parameter.shape().size(0));
+    }
+
+    private interface Chunk {
+        /// `count` elements from `first` on are in `floats`.
+        void write(long first, int count);
+    }
+
+    private void copyIn(SafetensorsTensor tensor, HuggingFaceNames.Part part, Chunk chunk) {
+        if (!tensor.shape().equals(part.shape()) || !tensor.dtype().isFloating()) {
+            throw new UserException("Tensor " + tensor.name() + " is " + tensor.dtype() + tensor.shape()
+                    + " in the file, but" + " config.json makes it " + part.shape()
+                    + ": weights and config.json belong to different models.");
+        }
+        long elements = part.shape().elements();
+        int size = tensor.dtype().bytes();
+        for (long done = 0; done < elements; done += CHUNK) {
+            int count = (int) Math.min(CHUNK, elements - done);
+            Floats.load(tensor.data().asSlice(done * size, (long) count * size), tensor.dtype(), count, floats);
+            chunk.write(done, count);
+        }
+    }
+
+    /// Writes `floats` to masters and, rounded, to weights, on every rank.
+    private void writeWeights(ParameterGroup group, long first, int count) {
+        if (training) {
+            writeSharded("master", group, first, count);
+        }
+        MemorySegment rounded = MemorySegment.ofArray(bytes).asSlice(0, (long) count * dtype.bytes());
+        Floats.store(floats, count, dtype, rounded);
+        for (int rank = 0; rank < engine.worldSize(); rank++) {
+            engine.write(rank, "weights:" + group.name(), first, rounded);
+        }
+    }
+
+    private void writeSharded(String state, ParameterGroup group, long first, int count) {
+        forEachShard(
+                state,
+                group,
+                first,
+                count,
+                (rank, at, from, length) -> engine.write(
+                        rank,
+                        state + ":" + group.name(),
+                        at,
+                        MemorySegment.ofArray(floats).asSlice(4L * from, 4L * length)));
+    }
+
+    private void readSharded(String state, ParameterGroup group, long first, int count) {
+        forEachShard(
+                state,
+                group,
+                first,
+                count,
+                (rank, at, from, length) -> engine.read(
+                        rank,
+                        state + ":" + group.name(),
+                        at,
+                        MemorySegment.ofArray(floats).asSlice(4L * from, 4L * length)));
+    }
+
+    private interface Move {
+        /// `length` elements: `at` in the rank's tensor, `from` in `floats`.
+        void move(int rank, long at, int from, int length);
+    }
+
+    /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank where the
+    /// state is
+    /// not sharded.
+    private void forEachShard(String state, ParameterGroup group, long first, int count, Move move) {
+        for (int rank = 0; rank < engine.worldSize(); rank++) {
+            long held = engine.elements(rank, state + ":" + group.name());
+            long start = held == group.elements() ? 0 : rank * held;
+            long from = Math.max(first, start);
+            long to = Math.min(first + count, start + held);
+            if (from < to) {
+                move.move(rank, from - start, (int) (from - first), (int) (to - from));
+            }
+        }
+    }
+
+    private void forEachParameter(BiConsumer<ParameterGroup, Integer> action) {
+        for (ParameterGroup group : groups) {
+            for (int index = 0; index < group.parameters().size(); index++) {
+                action.accept(group, index);
+            }
+        }
+    }
+
+    private static int hash(String name) {
+        CRC32C crc = new CRC32C();
+        crc.update(name.getBytes(StandardCharsets.UTF_8));
+        return (int) crc.getValue();
+    }
+}

@@ -1,0 +1,327 @@
+package troika.train.engine;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.Semaphore;
+import org.jspecify.annotations.Nullable;
+import troika.comm.Communicator;
+import troika.plan.RankProgram;
+import troika.plan.StepProgram;
+import troika.plan.TensorSpec;
+import troika.tensor.DType;
+import troika.tensor.Device;
+import troika.tensor.Shape;
+import troika.tensor.Tensor;
+
+/// Executes step programs on devices: one platform thread a rank, one stream a lane, events for
+/// dependencies.
+///
+/// All memory is taken, and all work that can be prepared is, when the Engine is made. Between executions
+/// tensors can be
+/// read and written by name. The Engine knows nothing of models or optimizers: whatever programs it is
+/// given, it runs.
+public final class Engine implements AutoCloseable {
+    private final List<StepProgram> programs;
+    private final List<Device> devices;
+    private final List<Communicator> communicators;
+    private final Rank[] ranks;
+    private final Semaphore finished = new Semaphore(0);
+    private boolean closed;
+
+    /// Makes the Engine ready.
+    ///
+    /// @param programs that share their ranks' arenas @param devices by rank, which the Engine does not
+    /// close
+    /// @param communicators by rank
+    public Engine(List<StepProgram> programs, List<Device> devices, List<Communicator> communicators) {
+        this(programs, devices, communicators, true);
+    }
+
+    /// @param capture false: every execution dispatches every call anew, so that wrappers see them
+    Engine(List<StepProgram> programs, List<Device> devices, List<Communicator> communicators, boolean capture) {
+        this.programs = List.copyOf(programs);
+        this.devices = List.copyOf(devices);
+        this.communicators = List.copyOf(communicators);
+        int size = programs.getFirst().ranks().size();
+        if (devices.size() != size || communicators.size() != size) {
+            throw new IllegalArgumentException("a program of " + size + " ranks on " + devices.size() + " devices with "
+                    + communicators.size() + " communicators");
+        }
+        ranks = new Rank[size];
+        for (int i = 0; i < size; i++) {
+            ranks[i] = new Rank(i, capture);
+        }
+        for (Rank rank : ranks) {
+            rank.thread.start();
+        }
+        run(Job.PREPARE, 0);
+    }
+
+    private enum Job {
+        PREPARE,
+        EXECUTE,
+        DRAIN,
+        INSPECT,
+        CLOSE
+    }
+
+    /// The program's index, by name.
+    public int program(String name) {
+        for (int i = 0; i < programs.size(); i++) {
+            if (programs.get(i).name().equals(name)) {
+                return i;
+            }
+        }
+        throw new IllegalArgumentException("no program " + name);
+    }
+
+    /// Executes a program on all ranks and returns when its report is in host memory; updates may still be
+    /// under way.
+    public void execute(int program) {
+        run(Job.EXECUTE, program);
+    }
+
+    /// Waits until all lanes are idle.
+    public void drain() {
+        run(Job.DRAIN, 0);
+    }
+
+    /// Executes a program once more with the inputs that are still there, the update left out, and says in
+    /// words where the
+    /// first value that is not finite came from: block, tensor, rank.
+    public String findNonFinite(int program) {
+        for (Rank rank : ranks) {
+            for (TensorSpec tensor :
+                    programs.get(program).ranks().get(rank.index).tensors()) {
+                if (tensor.name().startsWith("weight:")
+                        && !finite(rank.device, rank.executor().memory().tensor(tensor))) {
+                    return tensor.name() + " on rank " + rank.index;
+                }
+            }
+        }
+        run(Job.INSPECT, program);
+        RankExecutor.@Nullable NonFinite first = null;
+        int at = 0;
+        for (Rank rank : ranks) {
+            RankExecutor.NonFinite found = rank.nonFinite;
+            if (found != null
+                    && (first == null
+                            || found.instruction().id() < first.instruction().id())) {
+                first = found;
+                at = rank.index;
+            }
+        }
+        if (first == null) {
+            return "no tensor when the step was repeated";
+        }
+        StepProgram step = programs.get(program);
+        int block = first.instruction().block();
+        return "tensor " + step.ranks().get(at).tensors().get(first.tensor()).name()
+                + (block < 0 ? "" : " of block " + step.blocks().get(block)) + ", first written by "
+                + first.instruction() + " on rank " + at;
+    }
+
+    /// A host tensor of a rank as memory that the host may read and write.
+    public MemorySegment host(int rank, int program, String name) {
+        TensorSpec spec = programs.get(program).ranks().get(rank).tensor(name);
+        if (!spec.host()) {
+            throw new IllegalArgumentException(name + " is no host tensor");
+        }
+        Tensor tensor = ranks[rank].executor().memory().tensor(spec);
+        return MemorySegment.ofAddress(tensor.address()).reinterpret(tensor.bytes());
+    }
+
+    /// The elements of a tensor.
+    public long elements(int rank, String name) {
+        return spec(rank, name).shape().elements();
+    }
+
+    /// Writes elements of a tensor, from its `first` on, between executions.
+    public void write(int rank, String name, long first, MemorySegment from) {
+        devices.get(rank).write(part(rank, name, first, from.byteSize()), from);
+    }
+
+    /// Reads elements of a tensor, from its `first` on, between executions.
+    public void read(int rank, String name, long first, MemorySegment to) {
+        devices.get(rank).read(part(rank, name, first, to.byteSize()), to);
+    }
+
+    /// The bytes of a rank's device arena.
+    public long arenaBytes(int rank) {
+        return ranks[rank].executor().memory().deviceArena().bytes();
+    }
+
+    public int worldSize() {
+        return ranks.length;
+    }
+
+    /// Stops all ranks and gives their memory back.
+    @Override
+    public void close() {
+        if (closed) {
+            return;
+        }
+        closed = true;
+        for (Communicator communicator : communicators) {
+            communicator.abort(new IllegalStateException("the engine is closed"));
+        }
+        for (Rank rank : ranks) {
+            rank.submit(Job.CLOSE, 0);
+        }
+        for (Rank rank : ranks) {
+            try {
+                rank.thread.join();
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+        }
+        communicators.forEach(Communicator::close);
+    }
+
+    private void run(Job job, int program) {
+        for (Rank rank : ranks) {
+            rank.submit(job, program);
+        }
+        finished.acquireUninterruptibly(ranks.length);
+        Throwable failure = null;
+        for (Rank rank : ranks) {
+            Throwable own = rank.failure;
+            // The first cause, rather than another rank's news of it.
+            if (own != null && (failure == null || own.getCause() == null)) {
+                failure = own;
+            }
+        }
+        if (failure instanceof RuntimeException e) {
+            throw e;
+        }
+        if (failure != null) {
+            throw new IllegalStateException(failure);
+        }
+    }
+
+    private TensorSpec spec(int rank, String name) {
+        return programs.getFirst().ranks().get(rank).tensor(name);
+    }
+
+    private Tensor part(int rank, String name, long first, long bytes) {
+        TensorSpec spec = spec(rank, name);
+        int size = spec.dtype().bytes();
+        if (first + bytes / size > spec.shape().elements() || bytes % size != 0) {
+            throw new IndexOutOfBoundsException(bytes + " bytes from element " + first + " of " + name);
+        }
+        TensorSpec part = new TensorSpec(
+                -1,
+                name,
+                spec.role(),
+                spec.host(),
+                spec.offset() + first * size,
+                spec.dtype(),
+                new Shape(bytes / size));
+        return ranks[rank].executor().memory().tensor(part);
+    }
+
+    private static boolean finite(Device device, Tensor tensor) {
+        if (!tensor.dtype().isFloating() || tensor.elements() == 0) {
+            return true;
+        }
+        byte[] bytes = new byte[Math.toIntExact(Math.min(tensor.bytes(), 1 << 24))];
+        MemorySegment segment = MemorySegment.ofArray(bytes);
+        int size = tensor.dtype().bytes();
+        for (long start = 0; start < tensor.bytes(); start += bytes.length) {
+            long length = Math.min(bytes.length, tensor.bytes() - start);
+            Tensor part = tensor.memory().tensor(tensor.offset() + start, tensor.dtype(), new Shape(length / size));
+            device.read(part, segment.asSlice(0, length));
+            for (long i = 0; i < length; i += size) {
+                if (!finite(segment, i, tensor.dtype())) {
+                    return false;
+                }
+            }
+        }
+        return true;
+    }
+
+    private static boolean finite(MemorySegment segment, long offset, DType dtype) {
+        return switch (dtype) {
+            case F32 -> Float.isFinite(segment.get(ValueLayout.JAVA_FLOAT_UNALIGNED, offset));
+            case BF16 -> (segment.get(ValueLayout.JAVA_SHORT_UNALIGNED, offset) & 0x7f80) != 0x7f80;
+            case F16 -> (segment.get(ValueLayout.JAVA_SHORT_UNALIGNED, offset) & 0x7c00) != 0x7c00;
+            case I32 -> true;
+        };
+    }
+
+    /// A rank's thread and what it is to do next.
+    private final class Rank {
+        private final int index;
+        private final boolean capture;
+        private final Device device;
+        private final Thread thread;
+        private final Semaphore submitted = new Semaphore(0);
+        private @Nullable RankExecutor executor;
+        private volatile Job job = Job.PREPARE;
+        private volatile int program;
+        private volatile @Nullable Throwable failure;
+        private volatile RankExecutor.@Nullable NonFinite nonFinite;
+
+        Rank(int index, boolean capture) {
+            this.index = index;
+            this.capture = capture;
+            this.device = devices.get(index);
+            this.thread = Thread.ofPlatform().name("rank " + index).daemon().unstarted(this::loop);
+        }
+
+        RankExecutor executor() {
+            RankExecutor present = executor;
+            if (present == null) {
+                throw new IllegalStateException("rank " + index + " is not ready");
+            }
+            return present;
+        }
+
+        void submit(Job next, int nextProgram) {
+            job = next;
+            program = nextProgram;
+            submitted.release();
+        }
+
+        private void loop() {
+            while (true) {
+                submitted.acquireUninterruptibly();
+                if (job == Job.CLOSE) {
+                    if (executor != null) {
+                        executor.close();
+                    }
+                    return;
+                }
+                try {
+                    if (failure == null) {
+                        work();
+                    }
+                } catch (Throwable e) {
+                    failure = e;
+                    communicators.forEach(communicator -> communicator.abort(e));
+                }
+                finished.release();
+            }
+        }
+
+        private void work() {
+            switch (job) {
+                case PREPARE -> {
+                    List<RankProgram> own = new ArrayList<>();
+                    programs.forEach(step -> own.add(step.ranks().get(index)));
+                    long host =
+                            own.stream().mapToLong(RankProgram::hostBytes).max().orElse(0);
+                    RankMemory memory =
+                            new RankMemory(index, device, own.getFirst().deviceBytes(), host);
+                    executor = new RankExecutor(own, memory, device, communicators.get(index), capture);
+                }
+                case EXECUTE -> executor().execute(program);
+                case DRAIN -> executor().drain();
+                case INSPECT -> nonFinite = executor().findNonFinite(program, tensor -> finite(device, tensor));
+                case CLOSE -> {}
+            }
+        }
+    }
+}

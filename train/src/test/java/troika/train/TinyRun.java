@@ -1,0 +1,170 @@
+package troika.train;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.OptionalInt;
+import java.util.ServiceLoader;
+import java.util.function.Function;
+import troika.comm.InProcessGroup;
+import troika.graph.Model;
+import troika.model.DeepSeekLlm;
+import troika.model.ModelConfig;
+import troika.plan.Compiler;
+import troika.plan.Layout;
+import troika.plan.PlanOptions;
+import troika.plan.TrainingPlan;
+import troika.tensor.DType;
+import troika.tensor.Device;
+import troika.tensor.DeviceProvider;
+import troika.train.data.BatchCursor;
+import troika.train.data.Dataset;
+import troika.train.data.SyntheticDataset;
+import troika.train.engine.Engine;
+
+/// A tiny training job, in any layout: what the tests of programs and layouts run.
+public final class TinyRun {
+    public static final int SEQUENCE = 24;
+
+    private TinyRun() {}
+
+    /// What is varied.
+    public record Job(
+            ModelConfig config, DType dtype, int ranks, int batch, int accumulation, int zeroStage, boolean recompute) {
+        public Model model() {
+            return DeepSeekLlm.of(config, SEQUENCE);
+        }
+
+        public TrainingPlan plan(Device device) {
+            PlanOptions options = new PlanOptions(
+                    dtype,
+                    SEQUENCE,
+                    batch,
+                    accumulation,
+                    zeroStage,
+                    recompute,
+                    0.9f,
+                    0.95f,
+                    1e-8f,
+                    0.1f,
+                    1f,
+                    device.workspaceBytes());
+            return new Compiler(model(), Layout.dataParallel(ranks), options).training();
+        }
+
+        public Job ranks(int n) {
+            return new Job(config, dtype, n, batch, accumulation, zeroStage, recompute);
+        }
+
+        public Job zero(int stage) {
+            return new Job(config, dtype, ranks, batch, accumulation, stage, recompute);
+        }
+
+        public Job accumulate(int n) {
+            return new Job(config, dtype, ranks, batch, n, zeroStage, recompute);
+        }
+
+        public Job recomputing() {
+            return new Job(config, dtype, ranks, batch, accumulation, zeroStage, true);
+        }
+
+        public Job of(DType type) {
+            return new Job(config, type, ranks, batch, accumulation, zeroStage, recompute);
+        }
+    }
+
+    /// 16 sequences a step on one rank, fp32, with fewer key-value heads than heads.
+    public static Job job() {
+        return new Job(config(false), DType.F32, 1, 16, 1, 0, false);
+    }
+
+    public static ModelConfig config(boolean tied) {
+        return new ModelConfig(
+                101,
+                64,
+                88,
+                2,
+                4,
+                2,
+                16,
+                64,
+                1e-6,
+                10000,
+                1,
+                tied,
+                OptionalInt.empty(),
+                OptionalInt.of(100),
+                "float32");
+    }
+
+    /// One CPU device a rank.
+    public static List<Device> devices(int ranks) {
+        for (DeviceProvider provider : ServiceLoader.load(DeviceProvider.class)) {
+            if (provider.kind().equals("cpu")) {
+                return provider.open(String.valueOf(ranks));
+            }
+        }
+        throw new IllegalStateException("no CPU devices");
+    }
+
+    /// What a run showed.
+    ///
+    /// @param weights the final masters of all ranks' parameters, whole, in the order of groups
+    public record Outcome(List<Float> losses, List<Float> norms, List<float[]> weights) {}
+
+    public static Outcome run(Job job, int steps) {
+        return run(job, steps, plan -> plan);
+    }
+
+    public static Outcome run(Job job, int steps, Function<TrainingPlan, TrainingPlan> change) {
+        List<Device> devices = devices(job.ranks());
+        TrainingPlan plan = change.apply(job.plan(devices.getFirst()));
+        try (Engine engine =
+                new Engine(List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(job.ranks()))) {
+            return run(job, plan, engine, steps);
+        } finally {
+            devices.forEach(Device::close);
+        }
+    }
+
+    public static Outcome run(Job job, TrainingPlan plan, Engine engine, int steps) {
+        ModelState state = new ModelState(engine, job.config(), job.model(), plan.groups(), job.dtype(), true);
+        state.initialize(7);
+        Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
+        Feed feed = new Feed(engine, 0, plan.batches(), SEQUENCE);
+        List<Float> losses = new ArrayList<>();
+        List<Float> norms = new ArrayList<>();
+        MemorySegment report = engine.host(0, 0, "host report");
+        BatchCursor cursor = BatchCursor.START;
+        for (int step = 1; step <= steps; step++) {
+            BatchCursor.Batch batch = cursor.next(data, job.batch());
+            cursor = batch.after();
+            long targets = feed.fill(data, batch);
+            feed.scalars(3e-4, 1 / (1 - Math.pow(0.9, step)), 1 / Math.sqrt(1 - Math.pow(0.95, step)), 1.0 / targets);
+            engine.execute(0);
+            losses.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 1));
+            norms.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 2));
+        }
+        engine.drain();
+        List<float[]> weights = new ArrayList<>();
+        plan.groups().forEach(group -> {
+            float[] whole = new float[Math.toIntExact(group.elements())];
+            int at = 0;
+            for (int rank = 0; at < whole.length; rank++) {
+                float[] part = new float[(int) engine.elements(rank, "master:" + group.name())];
+                engine.read(rank, "master:" + group.name(), 0, MemorySegment.ofArray(part));
+                System.arraycopy(part, 0, whole, at, part.length);
+                at += part.length;
+            }
+            // Padding differs between layouts.
+            int end = 0;
+            for (int i = 0; i < group.parameters().size(); i++) {
+                end = (int) (group.offsets().get(i) + group.parameters().get(i).elements());
+            }
+            weights.add(Arrays.copyOf(whole, end));
+        });
+        return new Outcome(losses, norms, weights);
+    }
+}
