@@ -168,8 +168,7 @@ class CpuStreamTest {
 
     @Test
     void launchesAllocateNothing() {
-        com.sun.management.ThreadMXBean threads =
-                (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
+        com.sun.management.ThreadMXBean threads = (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
         AttentionShape shape = new AttentionShape(1, 200, 2, 1, 32);
         Memory memory = device.allocate("m", 1 << 22);
         Memory scratch = device.allocate("w", device.workspaceBytes());

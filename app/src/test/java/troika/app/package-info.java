@@ -1,0 +1,4 @@
+@NullMarked
+package troika.app;
+
+import org.jspecify.annotations.NullMarked;
