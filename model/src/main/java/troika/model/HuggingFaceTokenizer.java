@@ -24,6 +24,8 @@ final class HuggingFaceTokenizer implements Tokenizer {
         setIfAbsent("RUST_FLAVOR", "cpu");
         setIfAbsent("ai.djl.offline", "true");
         setIfAbsent("OPT_OUT_TRACKING", "true");
+        // DJL logs through SLF4J, which otherwise complains on stderr that no logger is there.
+        setIfAbsent("slf4j.internal.verbosity", "ERROR");
     }
 
     private final String file;

@@ -27,7 +27,8 @@ public final class ModelWeights implements AutoCloseable {
 
     /// Opens the weights of a model's directory.
     ///
-    /// @throws UserException where there are none, or a file, the index or a shard is missing or malformed
+    /// @throws UserException where there are none, or a file, the index or a shard is missing or
+    ///   malformed
     public static ModelWeights open(Path directory) {
         return open(directory, "model");
     }
@@ -46,7 +47,8 @@ public final class ModelWeights implements AutoCloseable {
                             || Files.exists(directory.resolve("pytorch_model.bin.index.json"))
                     ? "; save the model there as safetensors (its pytorch_model.bin is not read)"
                     : "";
-            throw new UserException("There is no " + single + " nor " + indexName(stem) + " in " + directory + converted + ".");
+            throw new UserException(
+                    "There is no " + single + " nor " + indexName(stem) + " in " + directory + converted + ".");
         }
         SafetensorsFile file = SafetensorsFile.open(directory.resolve(single));
         var byTensor = new LinkedHashMap<String, SafetensorsFile>();

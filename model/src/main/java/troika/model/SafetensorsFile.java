@@ -15,20 +15,18 @@ import java.util.Set;
 import troika.tensor.DType;
 import troika.tensor.UserException;
 
-/// A safetensors file, mapped read-only into memory. Nothing in it is trusted: a header that is not exactly right is
-/// refused. Any thread may read; closing takes the memory away from all.
+/// A safetensors file, mapped read-only into memory. Nothing in it is trusted: a header that is not exactly
+/// right is refused. Any thread may read; closing takes the memory away from all.
 public final class SafetensorsFile implements AutoCloseable {
     static final long LONGEST_HEADER = 100L << 20;
-    private static final ValueLayout.OfLong LENGTH =
-            ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+    private static final ValueLayout.OfLong LENGTH = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
     private final Path path;
     private final Arena arena;
     private final MemorySegment data;
     private final Map<String, SafetensorsHeader.Entry> entries;
 
-    private SafetensorsFile(
-            Path path, Arena arena, MemorySegment data, Map<String, SafetensorsHeader.Entry> entries) {
+    private SafetensorsFile(Path path, Arena arena, MemorySegment data, Map<String, SafetensorsHeader.Entry> entries) {
         this.path = path;
         this.arena = arena;
         this.data = data;
@@ -37,8 +35,9 @@ public final class SafetensorsFile implements AutoCloseable {
 
     /// Maps a file and checks its header.
     ///
-    /// @throws UserException where the file cannot be read or is no well-formed safetensors file; names file and tensor
-    @SuppressWarnings("MustBeClosedChecker")
+    /// @throws UserException where the file cannot be read or is no well-formed safetensors file; names
+    ///   file and tensor
+    @SuppressWarnings("MustBeClosedChecker") // close() closes the arena
     public static SafetensorsFile open(Path path) {
         Arena arena = Arena.ofShared();
         try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {

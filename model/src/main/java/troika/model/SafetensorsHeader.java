@@ -15,8 +15,8 @@ import tools.jackson.core.json.JsonFactory;
 import troika.tensor.Shape;
 import troika.tensor.UserException;
 
-/// The header of a safetensors file, parsed token by token so that a hostile one costs no more memory than its own size
-/// suggests.
+/// The header of a safetensors file, parsed token by token so that a hostile one costs no more memory than
+/// its own size suggests.
 final class SafetensorsHeader {
     static final String METADATA = "__metadata__";
 
@@ -47,8 +47,10 @@ final class SafetensorsHeader {
 
     private static final int MOST_DIMENSIONS = 64;
     private static final JsonFactory FACTORY = JsonFactory.builder()
-            .streamReadConstraints(
-                    StreamReadConstraints.builder().maxNestingDepth(8).maxNumberLength(30).build())
+            .streamReadConstraints(StreamReadConstraints.builder()
+                    .maxNestingDepth(8)
+                    .maxNumberLength(30)
+                    .build())
             .build();
 
     /// @param begin offset of the first byte in the data that follows the header
@@ -143,7 +145,9 @@ final class SafetensorsHeader {
             throw refusal(name, "has data_offsets that end before they begin");
         }
         if (bits(name, sizes, bits) != (end - begin) * 8) {
-            throw refusal(name, "has shape " + sizes + " of " + dtype + ", which does not take its " + (end - begin) + " bytes");
+            throw refusal(
+                    name,
+                    "has shape " + sizes + " of " + dtype + ", which does not take its " + (end - begin) + " bytes");
         }
         return new Entry(name, dtype, sizes, begin, end);
     }
@@ -164,8 +168,12 @@ final class SafetensorsHeader {
         while (json.nextToken() == JsonToken.VALUE_NUMBER_INT) {
             boolean isLong = json.getNumberType() != JsonParser.NumberType.BIG_INTEGER;
             // A file has at most 2^63 bytes, and the size in bits must fit a long too.
-            if (!isLong || json.getLongValue() < 0 || json.getLongValue() > Long.MAX_VALUE / 8 || numbers.size() == MOST_DIMENSIONS) {
-                throw refusal(name, "has a " + key + " with a number below 0 or far too large, or with too many numbers");
+            if (!isLong
+                    || json.getLongValue() < 0
+                    || json.getLongValue() > Long.MAX_VALUE / 8
+                    || numbers.size() == MOST_DIMENSIONS) {
+                throw refusal(
+                        name, "has a " + key + " with a number below 0 or far too large, or with too many numbers");
             }
             numbers.add(json.getLongValue());
         }
@@ -183,7 +191,8 @@ final class SafetensorsHeader {
             if (entry.end > dataBytes) {
                 throw refusal(
                         entry.name,
-                        "ends at byte " + entry.end + " of the data, but only " + dataBytes + " are there: the file is cut short");
+                        "ends at byte " + entry.end + " of the data, but only " + dataBytes
+                                + " are there: the file is cut short");
             }
             if (entry.begin != at) {
                 throw refusal(

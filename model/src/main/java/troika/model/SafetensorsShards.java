@@ -14,8 +14,9 @@ import java.util.zip.CRC32C;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
 
-/// Writes tensors as `<stem>.safetensors`, or where that would exceed a size as `<stem>-00001-of-0000N.safetensors` and so
-/// on with `<stem>.safetensors.index.json`, as Hugging Face does.
+/// Writes tensors as `<stem>.safetensors`, or where that would exceed a size as
+/// `<stem>-00001-of-0000N.safetensors` and so on with `<stem>.safetensors.index.json`, as Hugging Face
+/// does.
 public final class SafetensorsShards implements AutoCloseable {
     /// The largest size of a shard unless asked otherwise.
     public static final long SHARD_BYTES = 5_000_000_000L;
@@ -80,7 +81,8 @@ public final class SafetensorsShards implements AutoCloseable {
         open().write(name, chunk);
     }
 
-    /// Ends the last file and writes the index where there are several. When this returns, the bytes are on the disk.
+    /// Ends the last file and writes the index where there are several. When this returns, the bytes are on
+    /// the disk.
     ///
     /// @return the files written
     public List<Written> finish() throws IOException {
@@ -133,7 +135,10 @@ public final class SafetensorsShards implements AutoCloseable {
 
     private void writeIndex() throws IOException {
         ObjectNode json = JsonFields.newObject();
-        long total = shards.stream().flatMap(List::stream).mapToLong(SafetensorsWriter.Entry::bytes).sum();
+        long total = shards.stream()
+                .flatMap(List::stream)
+                .mapToLong(SafetensorsWriter.Entry::bytes)
+                .sum();
         json.putObject("metadata").put("total_size", total);
         ObjectNode weightMap = json.putObject("weight_map");
         shardOf.forEach((name, shard) -> weightMap.put(name, fileName(shard)));

@@ -10,5 +10,5 @@ import troika.tensor.Shape;
 /// @param dtype  its dtype
 /// @param shape  its shape
 /// @param data   its bytes, little-endian, in row-major order: read-only, not necessarily aligned (use the `_UNALIGNED`
-///               layouts), valid until the file is closed
+/// layouts), valid until the file is closed
 public record SafetensorsTensor(String name, DType dtype, Shape shape, MemorySegment data) {}

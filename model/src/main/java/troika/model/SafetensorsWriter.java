@@ -17,10 +17,11 @@ import tools.jackson.databind.node.ObjectNode;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Writes one safetensors file: all tensors are declared first, then their bytes follow in the same order, in chunks of any
-/// size. Checksums are taken from what is written, on the way.
+/// Writes one safetensors file: all tensors are declared first, then their bytes follow in the same order,
+/// in chunks of any size. Checksums are taken from what is written, on the way.
 public final class SafetensorsWriter implements AutoCloseable {
-    /// Chunks are written in pieces of this many bytes; of memory on the Java heap, each piece is copied first.
+    /// Chunks are written in pieces of this many bytes; of memory on the Java heap, each piece is copied
+    /// first.
     private static final int PIECE = 4 << 20;
 
     /// A tensor to be written.
@@ -49,8 +50,7 @@ public final class SafetensorsWriter implements AutoCloseable {
     /// Creates a file, which must not exist yet, and writes its header.
     public static SafetensorsWriter create(Path path, List<Entry> entries) throws IOException {
         byte[] header = header(entries);
-        FileChannel channel =
-                FileChannel.open(path, StandardOpenOption.WRITE, StandardOpenOption.CREATE_NEW);
+        FileChannel channel = FileChannel.open(path, StandardOpenOption.WRITE, StandardOpenOption.CREATE_NEW);
         var writer = new SafetensorsWriter(channel, List.copyOf(entries));
         try {
             var buffer = ByteBuffer.allocateDirect(8 + header.length).order(ByteOrder.LITTLE_ENDIAN);

@@ -2,8 +2,8 @@ package troika.train.checkpoint;
 
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
-import java.nio.channels.FileChannel;
 import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
@@ -17,12 +17,14 @@ import troika.model.SafetensorsShards;
 import troika.model.SafetensorsWriter;
 import troika.tensor.UserException;
 
-/// Writes one directory of tensors and small files, a checkpoint or the final model, so that at every moment, even if the
-/// process is killed or the machine loses power, the directory is whole or not there, and one that it replaces is still
-/// there. It is written beside its place as `.<name>.partial`, synced, read back and verified, then renamed.
+/// Writes one directory of tensors and small files, a checkpoint or the final model, so that at every
+/// moment, even if the process is killed or the machine loses power, the directory is whole or not there,
+/// and one that it replaces is still there. It is written beside its place as `.<name>.partial`, synced,
+/// read back and verified, then renamed.
 ///
-/// Use: any number of [#tensors] sections and [#file] calls, then [#commit]. Closing without commit removes all of it. Every
-/// failure to write is a [UserException], after which only [#close] may be called. Not thread-safe.
+/// Use: any number of [#tensors] sections and [#file] calls, then [#commit]. Closing without commit removes
+/// all of it. Every failure to write is a [UserException], after which only [#close] may be called. Not
+/// thread-safe.
 public final class CheckpointWriter implements AutoCloseable {
     private final Path target;
     private final Path partial;
@@ -93,11 +95,11 @@ public final class CheckpointWriter implements AutoCloseable {
         });
     }
 
-    /// Makes everything durable, verifies it and puts it in its place. When this returns, the new directory is there and will
-    /// survive a power failure.
+    /// Makes everything durable, verifies it and puts it in its place. When this returns, the new directory
+    /// is there and will survive a power failure.
     ///
-    /// @throws UserException where something cannot be written or does not read back as it was written; what was in the place
-    ///                       before is then still there
+    /// @throws UserException where something cannot be written or does not read back as it was written;
+    ///   what was in the place before is then still there
     public void commit() {
         attempt(() -> {
             endTensors();

@@ -13,15 +13,15 @@ import java.util.TreeMap;
 import java.util.regex.Pattern;
 import troika.tensor.UserException;
 
-/// Finds, checks and removes the checkpoints `<output>/checkpoints/step-N`. Names that begin with a dot are unfinished or
-/// doomed and no checkpoints, with one exception: while a checkpoint is replaced by a new one of the same step, the old one
-/// waits as `.step-N.old`, and counts for as long as there is no `step-N`.
+/// Finds, checks and removes the checkpoints `<output>/checkpoints/step-N`. Names that begin with a dot are
+/// unfinished or doomed and no checkpoints, with one exception: while a checkpoint is replaced by a new one
+/// of the same step, the old one waits as `.step-N.old`, and counts for as long as there is no `step-N`.
 public final class Checkpoints {
     private static final String OLD = ".old";
     private static final Pattern STEP = Pattern.compile("step-(0|[1-9][0-9]{0,17})");
     private static final Pattern OLD_STEP = Pattern.compile("\\.step-(0|[1-9][0-9]{0,17})\\.old");
-    private static final Pattern STALE = Pattern.compile("\\.(?:step-[0-9]+|model)\\.(?:partial|deleted|old\\.deleted)"
-            + "|\\.\\.(?:step-[0-9]+|model)\\.old\\.deleted");
+    private static final Pattern STALE = Pattern.compile(
+            "\\.(?:step-[0-9]+|model)\\.(?:partial|deleted)" + "|\\.\\.(?:step-[0-9]+|model)\\.old\\.deleted");
     private static final Pattern OLD_ANY = Pattern.compile("\\.(step-[0-9]+|model)\\.old");
 
     private Checkpoints() {}
@@ -62,7 +62,8 @@ public final class Checkpoints {
 
     /// Reads a checkpoint's or final model's files and compares them with their checksums.
     ///
-    /// @throws UserException where a file is missing, cut short or damaged; names the file, and the tensor if it can
+    /// @throws UserException where a file is missing, cut short or damaged; names the file, and the
+    ///   tensor if it can
     public static void verify(Path directory) {
         Manifest.read(directory).verify(directory);
     }
@@ -84,13 +85,14 @@ public final class Checkpoints {
                     Disk.delete(target);
                 }
             } catch (IOException e) {
-                throw new UserException("The old checkpoint " + target + " could not be deleted: " + e.getMessage() + ".", e);
+                throw new UserException(
+                        "The old checkpoint " + target + " could not be deleted: " + e.getMessage() + ".", e);
             }
         }
     }
 
-    /// Removes what killed runs left unfinished, and puts an old checkpoint that was being replaced back in its place. Must
-    /// not run beside a writer of the same output.
+    /// Removes what killed runs left unfinished, and puts an old checkpoint that was being replaced back in
+    /// its place. Must not run beside a writer of the same output.
     public static void cleanUp(Path output) {
         for (Path parent : List.of(output, output.resolve("checkpoints"))) {
             for (Path path : children(parent)) {
@@ -103,7 +105,8 @@ public final class Checkpoints {
                         restore(path.resolveSibling(old.group(1)));
                     }
                 } catch (IOException e) {
-                    throw new UserException(path + " of an unfinished run could not be removed: " + e.getMessage() + ".", e);
+                    throw new UserException(
+                            path + " of an unfinished run could not be removed: " + e.getMessage() + ".", e);
                 }
             }
         }
@@ -114,7 +117,8 @@ public final class Checkpoints {
         return Disk.hidden(target, OLD);
     }
 
-    /// After a kill in the middle of a replacement: the old directory returns, or goes if the new one is in its place.
+    /// After a kill in the middle of a replacement: the old directory returns, or goes if the new one is in
+    /// its place.
     static void restore(Path target) throws IOException {
         Path old = old(target);
         if (Files.exists(old, LinkOption.NOFOLLOW_LINKS)) {

@@ -24,7 +24,8 @@ final class Disk {
         boolean full = reason.contains("No space left") || reason.contains("quota exceeded");
         return new UserException(
                 full
-                        ? "The disk is full: " + target + " could not be written; free some space there, or choose another output."
+                        ? "The disk is full: " + target
+                                + " could not be written; free some space there, or choose another output."
                         : target + " could not be written: " + reason + ".",
                 e);
     }
@@ -45,7 +46,8 @@ final class Disk {
         }
     }
 
-    /// Deletes a directory so that a kill in the middle leaves nothing that looks like a checkpoint: it is renamed first.
+    /// Deletes a directory so that a kill in the middle leaves nothing that looks like a checkpoint: it is
+    /// renamed first.
     static void delete(Path directory) throws IOException {
         if (Files.exists(directory, LinkOption.NOFOLLOW_LINKS)) {
             Path doomed = hidden(directory, ".deleted");
@@ -55,7 +57,8 @@ final class Disk {
         }
     }
 
-    /// Deletes a directory that nobody takes for a checkpoint, if it is there; links are removed, not followed.
+    /// Deletes a directory that nobody takes for a checkpoint, if it is there; links are removed, not
+    /// followed.
     static void deleteTree(Path directory) throws IOException {
         try {
             Files.walkFileTree(directory, new SimpleFileVisitor<>() {

@@ -17,8 +17,8 @@ import troika.model.JsonFields;
 import troika.model.SafetensorsFile;
 import troika.tensor.UserException;
 
-/// The sizes and CRC-32C checksums of a directory's files, and of the tensors in them: `manifest.json`, which is written
-/// last.
+/// The sizes and CRC-32C checksums of a directory's files, and of the tensors in them: `manifest.json`,
+/// which is written last.
 record Manifest(Map<String, Item> files) {
     static final String FILE = "manifest.json";
     private static final Pattern PLAIN = Pattern.compile("[A-Za-z0-9_][A-Za-z0-9._-]{0,200}");
@@ -76,7 +76,8 @@ record Manifest(Map<String, Item> files) {
 
     /// Reads all files and compares.
     ///
-    /// @throws UserException where a file is missing, cut short or damaged; names the file, and the tensor if it can
+    /// @throws UserException where a file is missing, cut short or damaged; names the file, and the
+    ///   tensor if it can
     void verify(Path directory) {
         files.forEach((name, item) -> {
             Path path = directory.resolve(name);
@@ -85,8 +86,8 @@ record Manifest(Map<String, Item> files) {
             }
             try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
                 if (channel.size() != item.bytes) {
-                    throw new UserException(path + " has " + channel.size() + " bytes, but was written with " + item.bytes
-                            + "; use another checkpoint.");
+                    throw new UserException(path + " has " + channel.size() + " bytes, but was written with "
+                            + item.bytes + "; use another checkpoint.");
                 }
                 if (checksum(channel) != item.checksum) {
                     throw new UserException(path + " is damaged" + damagedTensor(path, item)
@@ -108,7 +109,8 @@ record Manifest(Map<String, Item> files) {
                 var checksum = new CRC32C();
                 var data = file.bytes(tensor);
                 for (long at = 0; at < data.byteSize(); at += PIECE) {
-                    checksum.update(data.asSlice(at, Math.min(PIECE, data.byteSize() - at)).asByteBuffer());
+                    checksum.update(data.asSlice(at, Math.min(PIECE, data.byteSize() - at))
+                            .asByteBuffer());
                 }
                 if (expected != null && expected != (int) checksum.getValue()) {
                     return " in tensor " + tensor;
