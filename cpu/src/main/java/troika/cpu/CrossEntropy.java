@@ -85,33 +85,71 @@ final class CrossEntropy {
     private static float max(boolean bf16, long row, int from, int to) {
         FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
         int i = from;
-        for (; i <= to - LANES; i += LANES) {
-            max = Vectors.max(max, Vectors.load(bf16, row, i));
-        }
-        if (i < to) {
-            max = Vectors.max(max, Vectors.loadOr(bf16, row, i, to - i, Float.NEGATIVE_INFINITY));
+        if (bf16) {
+            for (; i <= to - LANES; i += LANES) {
+                max = Vectors.max(max, logits(true, row, i, LANES));
+            }
+            if (i < to) {
+                max = Vectors.max(max, logits(true, row, i, to - i));
+            }
+        } else {
+            for (; i <= to - LANES; i += LANES) {
+                max = Vectors.max(max, logits(false, row, i, LANES));
+            }
+            if (i < to) {
+                max = Vectors.max(max, logits(false, row, i, to - i));
+            }
         }
         return Vectors.max(max);
+    }
+
+    // Beyond the row's end: minus infinity.
+    private static FloatVector logits(boolean bf16, long row, int i, int count) {
+        return Vectors.loadOr(bf16, row, i, count, Float.NEGATIVE_INFINITY);
     }
 
     private static float sumExp(boolean bf16, long row, int from, int to, float max) {
         FloatVector sum = Vectors.zeros();
         int i = from;
-        for (; i <= to - LANES; i += LANES) {
-            sum = sum.add(Vectors.exp(Vectors.load(bf16, row, i).sub(max)));
-        }
-        if (i < to) {
-            FloatVector x = Vectors.loadOr(bf16, row, i, to - i, Float.NEGATIVE_INFINITY);
-            sum = sum.add(Vectors.exp(x.sub(max)));
+        if (bf16) {
+            for (; i <= to - LANES; i += LANES) {
+                sum = sum.add(Vectors.expOfSmall(logits(true, row, i, LANES).sub(max)));
+            }
+            if (i < to) {
+                sum = sum.add(Vectors.expOfSmall(logits(true, row, i, to - i).sub(max)));
+            }
+        } else {
+            for (; i <= to - LANES; i += LANES) {
+                sum = sum.add(Vectors.expOfSmall(logits(false, row, i, LANES).sub(max)));
+            }
+            if (i < to) {
+                sum = sum.add(Vectors.expOfSmall(logits(false, row, i, to - i).sub(max)));
+            }
         }
         return Vectors.sum(sum);
     }
 
     private static void softmax(boolean bf16, long row, int n, float max, float factor) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector x = Vectors.load(bf16, row, i, count);
-            Vectors.store(bf16, row, i, count, Vectors.exp(x.sub(max)).mul(factor));
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                softmax(true, row, max, factor, i, LANES);
+            }
+            if (i < n) {
+                softmax(true, row, max, factor, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                softmax(false, row, max, factor, i, LANES);
+            }
+            if (i < n) {
+                softmax(false, row, max, factor, i, n - i);
+            }
         }
+    }
+
+    private static void softmax(boolean bf16, long row, float max, float factor, int i, int count) {
+        FloatVector x = Vectors.load(bf16, row, i, count);
+        Vectors.store(bf16, row, i, count, Vectors.expOfSmall(x.sub(max)).mul(factor));
     }
 }

@@ -55,11 +55,27 @@ final class Embedding {
         for (int t = 0; t < rows; t++) {
             long gradRow = gradOut + (long) t * columns * (bf16 ? 2 : 4);
             long tableRow = gradTable + 4L * Vectors.getI32(tokens, t) * columns;
-            for (int i = from; i < to; i += LANES) {
-                int count = Math.min(LANES, to - i);
-                long at = tableRow + 4L * i;
-                Vectors.storeF32(at, count, Vectors.loadF32(at, count).add(Vectors.load(bf16, gradRow, i, count)));
+            int i = from;
+            if (bf16) {
+                for (; i <= to - LANES; i += LANES) {
+                    add(true, gradRow, tableRow, i, LANES);
+                }
+                if (i < to) {
+                    add(true, gradRow, tableRow, i, to - i);
+                }
+            } else {
+                for (; i <= to - LANES; i += LANES) {
+                    add(false, gradRow, tableRow, i, LANES);
+                }
+                if (i < to) {
+                    add(false, gradRow, tableRow, i, to - i);
+                }
             }
         }
+    }
+
+    private static void add(boolean bf16, long gradRow, long tableRow, int i, int count) {
+        long at = tableRow + 4L * i;
+        Vectors.storeF32(at, count, Vectors.loadF32(at, count).add(Vectors.load(bf16, gradRow, i, count)));
     }
 }

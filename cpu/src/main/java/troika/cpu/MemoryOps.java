@@ -66,10 +66,16 @@ final class MemoryOps {
     }
 
     private static void add(long x, long into, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            long at = into + 4L * i;
-            Vectors.storeF32(at, count, Vectors.loadF32(at, count).add(Vectors.loadF32(x + 4L * i, count)));
+        int i = 0;
+        for (; i <= n - LANES; i += LANES) {
+            addVector(x + 4L * i, into + 4L * i, LANES);
         }
+        if (i < n) {
+            addVector(x + 4L * i, into + 4L * i, n - i);
+        }
+    }
+
+    private static void addVector(long x, long into, int count) {
+        Vectors.storeF32(into, count, Vectors.loadF32(into, count).add(Vectors.loadF32(x, count)));
     }
 }

@@ -143,22 +143,102 @@ final class Optimizer {
             float stepSize,
             float correction,
             Coefficients c) {
-        for (int i = from; i < to; i += LANES) {
-            int count = Math.min(LANES, to - i);
-            long at = 4L * i;
-            FloatVector g = Vectors.loadF32(gradient + at, count).mul(factor);
-            FloatVector m = Vectors.loadF32(moment1 + at, count).mul(c.beta1).add(g.mul(c.rest1));
-            FloatVector v = Vectors.loadF32(moment2 + at, count)
-                    .mul(c.beta2)
-                    .add(g.mul(g).mul(c.rest2));
-            FloatVector denominator = v.sqrt().mul(correction).add(c.epsilon);
-            FloatVector p = Vectors.loadF32(master + at, count)
-                    .mul(keep)
-                    .sub(m.mul(stepSize).div(denominator));
-            Vectors.storeF32(moment1 + at, count, m);
-            Vectors.storeF32(moment2 + at, count, v);
-            Vectors.storeF32(master + at, count, p);
-            Vectors.store(bf16, weight, i, count, p);
+        int i = from;
+        if (bf16) {
+            for (; i <= to - LANES; i += LANES) {
+                update(
+                        true,
+                        master,
+                        moment1,
+                        moment2,
+                        gradient,
+                        weight,
+                        factor,
+                        keep,
+                        stepSize,
+                        correction,
+                        c,
+                        i,
+                        LANES);
+            }
+            if (i < to) {
+                update(
+                        true,
+                        master,
+                        moment1,
+                        moment2,
+                        gradient,
+                        weight,
+                        factor,
+                        keep,
+                        stepSize,
+                        correction,
+                        c,
+                        i,
+                        to - i);
+            }
+        } else {
+            for (; i <= to - LANES; i += LANES) {
+                update(
+                        false,
+                        master,
+                        moment1,
+                        moment2,
+                        gradient,
+                        weight,
+                        factor,
+                        keep,
+                        stepSize,
+                        correction,
+                        c,
+                        i,
+                        LANES);
+            }
+            if (i < to) {
+                update(
+                        false,
+                        master,
+                        moment1,
+                        moment2,
+                        gradient,
+                        weight,
+                        factor,
+                        keep,
+                        stepSize,
+                        correction,
+                        c,
+                        i,
+                        to - i);
+            }
         }
+    }
+
+    private static void update(
+            boolean bf16,
+            long master,
+            long moment1,
+            long moment2,
+            long gradient,
+            long weight,
+            float factor,
+            float keep,
+            float stepSize,
+            float correction,
+            Coefficients c,
+            int i,
+            int count) {
+        long at = 4L * i;
+        FloatVector g = Vectors.loadF32(gradient + at, count).mul(factor);
+        FloatVector m = Vectors.loadF32(moment1 + at, count).mul(c.beta1).add(g.mul(c.rest1));
+        FloatVector v =
+                Vectors.loadF32(moment2 + at, count).mul(c.beta2).add(g.mul(g).mul(c.rest2));
+        FloatVector denominator = v.sqrt().mul(correction).add(c.epsilon);
+        FloatVector p = Vectors.loadF32(master + at, count)
+                .mul(keep)
+                .sub(m.mul(stepSize).div(denominator));
+        Vectors.storeF32(moment1 + at, count, m);
+        Vectors.storeF32(moment2 + at, count, v);
+        Vectors.storeF32(master + at, count, p);
+        Vectors.store(bf16, weight, i, count, p);
     }
 }

@@ -36,32 +36,53 @@ final class RmsNorm {
     }
 
     private static float sumSquares(boolean bf16, long x, int n) {
-        FloatVector sum0 = Vectors.zeros();
-        FloatVector sum1 = Vectors.zeros();
+        FloatVector sum = Vectors.zeros();
         int i = 0;
-        for (; i <= n - 2 * LANES; i += 2 * LANES) {
-            FloatVector x0 = Vectors.load(bf16, x, i);
-            FloatVector x1 = Vectors.load(bf16, x, i + LANES);
-            sum0 = x0.fma(x0, sum0);
-            sum1 = x1.fma(x1, sum1);
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                sum = addSquare(true, x, i, LANES, sum);
+            }
+            if (i < n) {
+                sum = addSquare(true, x, i, n - i, sum);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                sum = addSquare(false, x, i, LANES, sum);
+            }
+            if (i < n) {
+                sum = addSquare(false, x, i, n - i, sum);
+            }
         }
-        for (; i < n; i += LANES) {
-            FloatVector x0 = Vectors.load(bf16, x, i, Math.min(LANES, n - i));
-            sum0 = x0.fma(x0, sum0);
-        }
-        return Vectors.sum(sum0.add(sum1));
+        return Vectors.sum(sum);
+    }
+
+    private static FloatVector addSquare(boolean bf16, long x, int i, int count, FloatVector sum) {
+        FloatVector v = Vectors.load(bf16, x, i, count);
+        return v.fma(v, sum);
     }
 
     private static void normalize(boolean bf16, long x, long weight, float scale, long out, int n) {
         int i = 0;
-        for (; i <= n - LANES; i += LANES) {
-            FloatVector v = Vectors.load(bf16, x, i).mul(scale).mul(Vectors.load(bf16, weight, i));
-            Vectors.store(bf16, out, i, LANES, v);
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                normalize(true, x, weight, scale, out, i, LANES);
+            }
+            if (i < n) {
+                normalize(true, x, weight, scale, out, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                normalize(false, x, weight, scale, out, i, LANES);
+            }
+            if (i < n) {
+                normalize(false, x, weight, scale, out, i, n - i);
+            }
         }
-        if (i < n) {
-            FloatVector v = Vectors.load(bf16, x, i, n - i).mul(scale).mul(Vectors.load(bf16, weight, i, n - i));
-            Vectors.store(bf16, out, i, n - i, v);
-        }
+    }
+
+    private static void normalize(boolean bf16, long x, long weight, float scale, long out, int i, int count) {
+        FloatVector v = Vectors.load(bf16, x, i, count).mul(scale);
+        Vectors.store(bf16, out, i, count, v.mul(Vectors.load(bf16, weight, i, count)));
     }
 
     static Runnable backward(
@@ -126,22 +147,30 @@ final class RmsNorm {
 
     // Σ weight · gradOut · x
     private static float dot(boolean bf16, long gradOut, long x, long weight, int n) {
-        FloatVector sum0 = Vectors.zeros();
-        FloatVector sum1 = Vectors.zeros();
+        FloatVector sum = Vectors.zeros();
         int i = 0;
-        for (; i <= n - 2 * LANES; i += 2 * LANES) {
-            int j = i + LANES;
-            FloatVector g0 = Vectors.load(bf16, gradOut, i).mul(Vectors.load(bf16, weight, i));
-            FloatVector g1 = Vectors.load(bf16, gradOut, j).mul(Vectors.load(bf16, weight, j));
-            sum0 = g0.fma(Vectors.load(bf16, x, i), sum0);
-            sum1 = g1.fma(Vectors.load(bf16, x, j), sum1);
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                sum = addProduct(true, gradOut, x, weight, i, LANES, sum);
+            }
+            if (i < n) {
+                sum = addProduct(true, gradOut, x, weight, i, n - i, sum);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                sum = addProduct(false, gradOut, x, weight, i, LANES, sum);
+            }
+            if (i < n) {
+                sum = addProduct(false, gradOut, x, weight, i, n - i, sum);
+            }
         }
-        for (; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(Vectors.load(bf16, weight, i, count));
-            sum0 = g.fma(Vectors.load(bf16, x, i, count), sum0);
-        }
-        return Vectors.sum(sum0.add(sum1));
+        return Vectors.sum(sum);
+    }
+
+    private static FloatVector addProduct(
+            boolean bf16, long gradOut, long x, long weight, int i, int count, FloatVector sum) {
+        FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(Vectors.load(bf16, weight, i, count));
+        return g.fma(Vectors.load(bf16, x, i, count), sum);
     }
 
     private static void gradient(
@@ -154,15 +183,41 @@ final class RmsNorm {
             long gradX,
             long gradWeight,
             int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(scale);
-            FloatVector v = Vectors.load(bf16, x, i, count);
-            long at = gradWeight + 4L * i;
-            Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
-            FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
-            Vectors.store(bf16, gradX, i, count, grad);
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                gradient(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
+            }
+            if (i < n) {
+                gradient(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                gradient(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
+            }
+            if (i < n) {
+                gradient(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
+            }
         }
+    }
+
+    private static void gradient(
+            boolean bf16,
+            long gradOut,
+            long x,
+            long weight,
+            float scale,
+            float shrink,
+            long gradX,
+            long gradWeight,
+            int i,
+            int count) {
+        FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(scale);
+        FloatVector v = Vectors.load(bf16, x, i, count);
+        long at = gradWeight + 4L * i;
+        Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
+        FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
+        Vectors.store(bf16, gradX, i, count, grad);
     }
 
     private static void gradientPast(
@@ -176,15 +231,42 @@ final class RmsNorm {
             long gradX,
             long gradWeight,
             int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(scale);
-            FloatVector v = Vectors.load(bf16, x, i, count);
-            long at = gradWeight + 4L * i;
-            Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
-            FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
-            Vectors.store(bf16, gradX, i, count, grad.add(Vectors.load(bf16, residual, i, count)));
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                gradientPast(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
+            }
+            if (i < n) {
+                gradientPast(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                gradientPast(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
+            }
+            if (i < n) {
+                gradientPast(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
+            }
         }
+    }
+
+    private static void gradientPast(
+            boolean bf16,
+            long gradOut,
+            long x,
+            long weight,
+            float scale,
+            float shrink,
+            long residual,
+            long gradX,
+            long gradWeight,
+            int i,
+            int count) {
+        FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(scale);
+        FloatVector v = Vectors.load(bf16, x, i, count);
+        long at = gradWeight + 4L * i;
+        Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
+        FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
+        Vectors.store(bf16, gradX, i, count, grad.add(Vectors.load(bf16, residual, i, count)));
     }
 
     // gradWeight (+)= the chunks' sums, in their order.

@@ -31,14 +31,31 @@ final class Rope {
     }
 
     private static void rotate(boolean bf16, long real, long imaginary, long angles, int n, float sign) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector cos = Vectors.loadF32(angles + 4L * i, count);
-            FloatVector sin = Vectors.loadF32(angles + 4L * (n + i), count).mul(sign);
-            FloatVector re = Vectors.load(bf16, real, i, count);
-            FloatVector im = Vectors.load(bf16, imaginary, i, count);
-            Vectors.store(bf16, real, i, count, re.mul(cos).sub(im.mul(sin)));
-            Vectors.store(bf16, imaginary, i, count, im.mul(cos).add(re.mul(sin)));
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                rotate(true, real, imaginary, angles, n, sign, i, LANES);
+            }
+            if (i < n) {
+                rotate(true, real, imaginary, angles, n, sign, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                rotate(false, real, imaginary, angles, n, sign, i, LANES);
+            }
+            if (i < n) {
+                rotate(false, real, imaginary, angles, n, sign, i, n - i);
+            }
         }
+    }
+
+    private static void rotate(
+            boolean bf16, long real, long imaginary, long angles, int n, float sign, int i, int count) {
+        FloatVector cos = Vectors.loadF32(angles + 4L * i, count);
+        FloatVector sin = Vectors.loadF32(angles + 4L * (n + i), count).mul(sign);
+        FloatVector re = Vectors.load(bf16, real, i, count);
+        FloatVector im = Vectors.load(bf16, imaginary, i, count);
+        Vectors.store(bf16, real, i, count, re.mul(cos).sub(im.mul(sin)));
+        Vectors.store(bf16, imaginary, i, count, im.mul(cos).add(re.mul(sin)));
     }
 }

@@ -24,12 +24,28 @@ final class SwiGlu {
     }
 
     private static void forward(boolean bf16, long gate, long up, long out, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector g = Vectors.load(bf16, gate, i, count);
-            FloatVector silu = g.mul(Vectors.sigmoid(g));
-            Vectors.store(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                forward(true, gate, up, out, i, LANES);
+            }
+            if (i < n) {
+                forward(true, gate, up, out, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                forward(false, gate, up, out, i, LANES);
+            }
+            if (i < n) {
+                forward(false, gate, up, out, i, n - i);
+            }
         }
+    }
+
+    private static void forward(boolean bf16, long gate, long up, long out, int i, int count) {
+        FloatVector g = Vectors.load(bf16, gate, i, count);
+        FloatVector silu = g.mul(Vectors.sigmoid(g));
+        Vectors.store(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
     }
 
     static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
@@ -50,17 +66,34 @@ final class SwiGlu {
     }
 
     private static void backward(boolean bf16, long gradOut, long gate, long up, long gradGate, long gradUp, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            FloatVector grad = Vectors.load(bf16, gradOut, i, count);
-            FloatVector g = Vectors.load(bf16, gate, i, count);
-            FloatVector u = Vectors.load(bf16, up, i, count);
-            FloatVector sigmoid = Vectors.sigmoid(g);
-            FloatVector silu = g.mul(sigmoid);
-            // d silu / dg = sigmoid · (1 + g − silu)
-            FloatVector slope = sigmoid.mul(g.sub(silu).add(1));
-            Vectors.store(bf16, gradGate, i, count, grad.mul(u).mul(slope));
-            Vectors.store(bf16, gradUp, i, count, grad.mul(silu));
+        int i = 0;
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                backward(true, gradOut, gate, up, gradGate, gradUp, i, LANES);
+            }
+            if (i < n) {
+                backward(true, gradOut, gate, up, gradGate, gradUp, i, n - i);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                backward(false, gradOut, gate, up, gradGate, gradUp, i, LANES);
+            }
+            if (i < n) {
+                backward(false, gradOut, gate, up, gradGate, gradUp, i, n - i);
+            }
         }
+    }
+
+    private static void backward(
+            boolean bf16, long gradOut, long gate, long up, long gradGate, long gradUp, int i, int count) {
+        FloatVector grad = Vectors.load(bf16, gradOut, i, count);
+        FloatVector g = Vectors.load(bf16, gate, i, count);
+        FloatVector u = Vectors.load(bf16, up, i, count);
+        FloatVector sigmoid = Vectors.sigmoid(g);
+        FloatVector silu = g.mul(sigmoid);
+        // d silu / dg = sigmoid · (1 + g − silu)
+        FloatVector slope = sigmoid.fma(g.sub(silu), sigmoid);
+        Vectors.store(bf16, gradGate, i, count, grad.mul(u).mul(slope));
+        Vectors.store(bf16, gradUp, i, count, grad.mul(silu));
     }
 }

@@ -35,16 +35,31 @@ final class Vectors {
     private static final VectorSpecies<Double> D = VectorSpecies.of(double.class, F.vectorShape());
     static final int DOUBLES = D.length();
 
-    private static final float LOG2_E = (float) (1 / Math.log(2));
-    // ln 2 in two parts, the first with few enough bits that its product with a whole exponent is exact.
-    private static final float LN2_HIGH = 355f / 512;
-    private static final float LN2_LOW = (float) (Math.log(2) - LN2_HIGH);
+    // Constants are vectors because the compiler gives up on a method, and boxes its vectors, where broadcasts and
+    // other
+    // conveniences make it too large: loops here have few operations, and those the plainest.
+    private static final FloatVector ZERO = all(0);
+    private static final FloatVector ONE = all(1);
+    private static final FloatVector INFINITY = all(Float.POSITIVE_INFINITY);
+    private static final FloatVector LOG2_E = all((float) (1 / Math.log(2)));
+    // −ln 2 in two parts, the first with few enough bits that its product with a whole exponent is exact.
+    private static final FloatVector LN2_HIGH = all(-355f / 512);
+    private static final FloatVector LN2_LOW = all((float) (355d / 512 - Math.log(2)));
     // Adding 1.5 · 2²³ rounds a float to a whole number, which is then in the sum's low bits.
-    private static final float ROUNDER = 0x1.8p23f;
-    private static final int ROUNDER_BITS = Float.floatToRawIntBits(ROUNDER);
-    // Beyond these, e to the x is 0 or infinite in fp32.
-    private static final float EXP_LOW = -104;
-    private static final float EXP_HIGH = 89;
+    private static final FloatVector ROUNDER = all(0x1.8p23f);
+    // Outside of these, e to the x is not a normal number: its exponent is not within −126 … 127.
+    private static final FloatVector EXP_LOW = all(-87.3f);
+    private static final FloatVector EXP_HIGH = all(88.3f);
+    private static final FloatVector C2 = all(1f / 2);
+    private static final FloatVector C3 = all(1f / 6);
+    private static final FloatVector C4 = all(1f / 24);
+    private static final FloatVector C5 = all(1f / 120);
+    private static final FloatVector C6 = all(1f / 720);
+    private static final FloatVector C7 = all(1f / 5040);
+    private static final IntVector EXPONENT_OF_ONE = ints(127 << 23);
+    private static final IntVector INT_ONE = ints(1);
+    private static final IntVector BELOW_HALF = ints(0x7fff);
+    private static final IntVector NAN = ints(0x7fc0);
 
     private static final VectorShuffle<Float> BY_8 = VectorShuffle.fromOp(F, lane -> lane ^ (8 % LANES));
     private static final VectorShuffle<Float> BY_4 = VectorShuffle.fromOp(F, lane -> lane ^ (4 % LANES));
@@ -66,10 +81,6 @@ final class Vectors {
 
     static FloatVector load(boolean bf16, long address, int i, int count) {
         return bf16 ? loadBf16(address + 2L * i, count) : loadF32(address + 4L * i, count);
-    }
-
-    static FloatVector load(boolean bf16, long address, int i) {
-        return bf16 ? loadBf16(address + 2L * i, LANES) : loadF32(address + 4L * i, LANES);
     }
 
     static FloatVector loadF32(long at, int count) {
@@ -112,10 +123,11 @@ final class Vectors {
     // Rounds to nearest, ties to even; a NaN stays one.
     private static void storeBf16(long at, int count, FloatVector v) {
         IntVector bits = v.reinterpretAsInts();
-        IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, 1);
-        IntVector rounded = bits.add(0x7fff).add(odd).lanewise(VectorOperators.LSHR, 16);
-        IntVector result =
-                rounded.blend(0x7fc0, v.compare(VectorOperators.NE, v).cast(I));
+        IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, INT_ONE);
+        IntVector result = bits.lanewise(VectorOperators.ADD, BELOW_HALF)
+                .lanewise(VectorOperators.ADD, odd)
+                .lanewise(VectorOperators.LSHR, 16)
+                .blend(NAN, v.compare(VectorOperators.NE, v).cast(I));
         ShortVector shorts = (ShortVector) result.convertShape(VectorOperators.I2S, S, 0);
         if (count == LANES) {
             shorts.intoMemorySegment(ALL, at, ORDER);
@@ -173,34 +185,41 @@ final class Vectors {
         return FloatVector.broadcast(F, x);
     }
 
-    /// e to the x, within 2 units in the last place; 0 below −104, infinite above 89, NaN for NaN.
-    static FloatVector exp(FloatVector x) {
-        FloatVector low = x.blend(EXP_LOW, x.compare(VectorOperators.LT, EXP_LOW));
-        FloatVector in = low.blend(EXP_HIGH, low.compare(VectorOperators.GT, EXP_HIGH));
-        FloatVector shifted = in.fma(all(LOG2_E), all(ROUNDER));
-        FloatVector whole = shifted.sub(ROUNDER);
-        FloatVector r = whole.fma(all(-LN2_LOW), whole.fma(all(-LN2_HIGH), in));
+    /// e to the x for x ≤ 88.3, within 2 units in the last place; 0 below −87.3 and NaN for NaN.
+    static FloatVector expOfSmall(FloatVector x) {
+        FloatVector shifted = x.lanewise(VectorOperators.FMA, LOG2_E, ROUNDER);
+        FloatVector whole = shifted.lanewise(VectorOperators.SUB, ROUNDER);
+        FloatVector r = whole.lanewise(VectorOperators.FMA, LN2_HIGH, x);
+        r = whole.lanewise(VectorOperators.FMA, LN2_LOW, r);
         // Taylor's series: |r| ≤ ln 2 / 2, so that the next term is below 2⁻²⁷.
-        FloatVector p = r.fma(all(1f / 5040), all(1f / 720));
-        p = p.fma(r, all(1f / 120));
-        p = p.fma(r, all(1f / 24));
-        p = p.fma(r, all(1f / 6));
-        p = p.fma(r, all(0.5f));
-        p = p.fma(r, all(1));
-        p = p.fma(r, all(1));
-        // Two factors, for results that are denormal or infinite.
-        IntVector n = shifted.reinterpretAsInts().sub(ROUNDER_BITS);
-        IntVector half = n.lanewise(VectorOperators.ASHR, 1);
-        return p.mul(powerOf2(half)).mul(powerOf2(n.sub(half)));
+        FloatVector p = r.lanewise(VectorOperators.FMA, C7, C6);
+        p = p.lanewise(VectorOperators.FMA, r, C5);
+        p = p.lanewise(VectorOperators.FMA, r, C4);
+        p = p.lanewise(VectorOperators.FMA, r, C3);
+        p = p.lanewise(VectorOperators.FMA, r, C2);
+        p = p.lanewise(VectorOperators.FMA, r, ONE);
+        p = p.lanewise(VectorOperators.FMA, r, ONE);
+        // The shift leaves of `shifted` only the whole number, in the place of the exponent.
+        FloatVector power = shifted.reinterpretAsInts()
+                .lanewise(VectorOperators.LSHL, 23)
+                .lanewise(VectorOperators.ADD, EXPONENT_OF_ONE)
+                .reinterpretAsFloats();
+        return p.lanewise(VectorOperators.MUL, power).blend(ZERO, x.compare(VectorOperators.LT, EXP_LOW));
     }
 
-    private static FloatVector powerOf2(IntVector n) {
-        return n.add(127).lanewise(VectorOperators.LSHL, 23).reinterpretAsFloats();
+    /// e to the x, as [#expOfSmall], and infinite above 88.3.
+    static FloatVector exp(FloatVector x) {
+        return expOfSmall(x).blend(INFINITY, x.compare(VectorOperators.GT, EXP_HIGH));
     }
 
     /// 1 / (1 + e to the −x).
     static FloatVector sigmoid(FloatVector x) {
-        return all(1).div(exp(x.neg()).add(1));
+        FloatVector e = exp(ZERO.lanewise(VectorOperators.SUB, x));
+        return ONE.lanewise(VectorOperators.DIV, e.lanewise(VectorOperators.ADD, ONE));
+    }
+
+    private static IntVector ints(int x) {
+        return IntVector.broadcast(I, x);
     }
 
     /// The larger of each lane, a NaN in `v` being ignored.

@@ -110,12 +110,12 @@ final class CpuTimings {
         stream.beginCapture();
         kernel.accept(device.kernels(), stream);
         Stream.Graph graph = stream.endCapture();
-        double best = Double.MAX_VALUE;
-        double bestWall = Double.MAX_VALUE;
+        long best = Long.MAX_VALUE;
+        long bestWall = Long.MAX_VALUE;
         ThreadMXBean threads = ManagementFactory.getThreadMXBean();
         AtomicLong from = new AtomicLong();
         AtomicLong to = new AtomicLong();
-        for (int round = 0; round < 60; round++) {
+        for (int round = 0; round < 600; round++) {
             stream.enqueue(() -> from.set(threads.getCurrentThreadCpuTime()));
             long start = System.nanoTime();
             stream.launch(graph);

@@ -5,6 +5,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.management.ManagementFactory;
+import java.util.List;
 import java.util.Locale;
 import java.util.Random;
 import troika.tensor.DType;
@@ -12,8 +13,8 @@ import troika.tensor.Memory;
 import troika.tensor.Shape;
 import troika.tensor.Tensor;
 
-/// Times each Vector API kernel at the sizes of a small model, in both dtypes and in one process, as it would run:
-/// `main` takes the number of threads.
+/// Times each Vector API kernel at the sizes of a small model, twice: `main` takes the number of threads, and a dtype
+/// where it is to be the process's only one.
 public final class KernelTimings {
     private static final int TOKENS = 2048;
     private static final int HIDDEN = 256;
@@ -36,8 +37,11 @@ public final class KernelTimings {
         try (TestWorkers workers = new TestWorkers(threads)) {
             KernelTimings timings = new KernelTimings(workers);
             for (int round = 0; round < 2; round++) {
-                timings.run(DType.F32);
-                timings.run(DType.BF16);
+                for (DType dtype : List.of(DType.F32, DType.BF16)) {
+                    if (arguments.length < 2 || DType.valueOf(arguments[1]) == dtype) {
+                        timings.run(dtype);
+                    }
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ final class VectorsTest {
         Random random = new Random(1);
         float[] x = new float[20_000];
         for (int i = 0; i < x.length; i++) {
-            x[i] = i % 2 == 0 ? random.nextFloat(-104, 89) : random.nextFloat(-1, 1);
+            x[i] = i % 2 == 0 ? random.nextFloat(-87.3f, 88.3f) : random.nextFloat(-1, 1);
         }
         float[] y = apply(Vectors::exp, x);
         for (int i = 0; i < x.length; i++) {
@@ -56,7 +56,7 @@ final class VectorsTest {
                 3e38f,
                 Float.POSITIVE_INFINITY,
                 Float.NaN,
-                88.7f);
+                88.2f);
         assertThat(y)
                 .startsWith(0, 0, 0, 1)
                 .contains(Float.POSITIVE_INFINITY, atIndex(4))
@@ -99,7 +99,8 @@ final class VectorsTest {
                 from.setAtIndex(ValueLayout.JAVA_SHORT, i, (short) i);
             }
             for (int i = 0; i < n; i += Vectors.LANES) {
-                Vectors.store(true, to.address(), i, Vectors.LANES, Vectors.load(true, from.address(), i));
+                Vectors.store(
+                        true, to.address(), i, Vectors.LANES, Vectors.load(true, from.address(), i, Vectors.LANES));
             }
             for (int i = 0; i < n; i++) {
                 short bits = to.getAtIndex(ValueLayout.JAVA_SHORT, i);
