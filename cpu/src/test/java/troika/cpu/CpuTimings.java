@@ -121,12 +121,10 @@ final class CpuTimings {
             stream.launch(graph);
             stream.enqueue(() -> to.set(threads.getCurrentThreadCpuTime()));
             stream.synchronize();
-            bestWall = Math.min(bestWall, (double) (System.nanoTime() - start));
-            best = Math.min(best, (double) (to.get() - from.get()));
+            bestWall = Math.min(bestWall, System.nanoTime() - start);
+            best = Math.min(best, to.get() - from.get());
         }
-        System.out.printf(
-                Locale.ROOT,
-                "%-60s %9.1f us, %9.1f us of the stream's thread, %7.1f GFLOP/s%n",
+        System.out.printf(Locale.ROOT, "%-60s %9.1f us, %9.1f us of the stream's thread, %7.1f GFLOP/s%n",
                 name,
                 bestWall / 1e3,
                 best / 1e3,
