@@ -147,10 +147,14 @@ final class Softmax {
 
     /// out = factor · x, of `n` floats at `x`, to the compute dtype.
     static void scale(boolean bf16, long x, float factor, long out, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            Vectors.store(
-                    bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
+        FloatVector f = Vectors.all(factor);
+        int i = 0;
+        // Here, and not in Vectors with a count: a vector that is handed to a call that is not inlined is an object.
+        for (; i <= n - LANES; i += LANES) {
+            store(bf16, out, i, Vectors.loadF32(x + 4L * i, LANES).mul(f));
+        }
+        for (; i < n; i++) {
+            Vectors.put(bf16, out, i, Vectors.getF32(x + 4L * i) * factor);
         }
     }
 
