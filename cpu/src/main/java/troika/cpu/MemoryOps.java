@@ -30,7 +30,7 @@ final class MemoryOps {
         int n = (int) bytes;
         int i = 0;
         for (; i <= n - 4 * LANES; i += 4 * LANES) {
-            Vectors.storeF32(address + i, LANES, Vectors.zeros());
+            Vectors.storeZeros(address + i);
         }
         for (; i < n; i++) {
             ALL.set(ValueLayout.JAVA_BYTE, address + i, (byte) 0);

@@ -272,14 +272,25 @@ final class RmsNorm {
     // gradWeight (+)= the chunks' sums, in their order.
     private static void combine(
             long partials, int chunks, int columns, int from, int to, long gradWeight, boolean accumulate) {
-        for (int i = from; i < to; i += LANES) {
-            int count = Math.min(LANES, to - i);
-            long at = gradWeight + 4L * i;
-            FloatVector sum = Vectors.zeros();
-            for (int chunk = 0; chunk < chunks; chunk++) {
-                sum = sum.add(Vectors.loadF32(partials + 4L * ((long) chunk * columns + i), count));
-            }
-            Vectors.storeF32(at, count, accumulate ? sum.add(Vectors.loadF32(at, count)) : sum);
+        int i = from;
+        for (; i <= to - LANES; i += LANES) {
+            combine(partials, chunks, columns, gradWeight, accumulate, i, LANES);
         }
+        if (i < to) {
+            combine(partials, chunks, columns, gradWeight, accumulate, i, to - i);
+        }
+    }
+
+    private static void combine(
+            long partials, int chunks, int columns, long gradWeight, boolean accumulate, int i, int count) {
+        long at = gradWeight + 4L * i;
+        FloatVector sum = Vectors.zeros();
+        for (int chunk = 0; chunk < chunks; chunk++) {
+            sum = sum.add(Vectors.loadF32(partials + 4L * ((long) chunk * columns + i), count));
+        }
+        if (accumulate) {
+            sum = sum.add(Vectors.loadF32(at, count));
+        }
+        Vectors.storeF32(at, count, sum);
     }
 }

@@ -45,7 +45,7 @@ final class SwiGlu {
     private static void forward(boolean bf16, long gate, long up, long out, int i, int count) {
         FloatVector g = Vectors.load(bf16, gate, i, count);
         FloatVector silu = g.mul(Vectors.sigmoid(g));
-        Vectors.store(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
+        Vectors.storeComputed(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
     }
 
     static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
@@ -93,7 +93,7 @@ final class SwiGlu {
         FloatVector silu = g.mul(sigmoid);
         // d silu / dg = sigmoid · (1 + g − silu)
         FloatVector slope = sigmoid.fma(g.sub(silu), sigmoid);
-        Vectors.store(bf16, gradGate, i, count, grad.mul(u).mul(slope));
-        Vectors.store(bf16, gradUp, i, count, grad.mul(silu));
+        Vectors.storeComputed(bf16, gradGate, i, count, grad.mul(u).mul(slope));
+        Vectors.storeComputed(bf16, gradUp, i, count, grad.mul(silu));
     }
 }
