@@ -37,7 +37,8 @@ import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.engine.Engine;
 
-/// One training run: opens everything that the options name, so that mistakes show before anything is written, then steps,
+/// One training run: opens everything that the options name, so that mistakes show before anything is
+/// written, then steps,
 /// evaluates and saves.
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
