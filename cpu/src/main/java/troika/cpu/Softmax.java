@@ -67,20 +67,14 @@ final class Softmax {
         hidden.intoMemorySegment(ALL, score + 4L * end, ORDER);
     }
 
-    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaNs are ignored.
+    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaN if one is.
     static float max(long score, int from, int to) {
-        FloatVector max0 = Vectors.all(Float.NEGATIVE_INFINITY);
-        FloatVector max1 = max0;
-        int i = from;
-        for (; i < to - LANES; i += 2 * LANES) {
-            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
-            max1 = Vectors.max(max1, Vectors.loadF32(score + 4L * (i + LANES), LANES));
-        }
-        if (i < to) {
-            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
+        FloatVector max = FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * from, ORDER);
+        for (int i = from + LANES; i < to; i += LANES) {
+            max = max.max(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER));
         }
         // The largest of some numbers is the same in every order.
-        return Vectors.max(max0, max1).reduceLanes(VectorOperators.MAX);
+        return max.reduceLanes(VectorOperators.MAX);
     }
 
     /// Stores 2 to the (scale · score − max) for the vectors from `from`, a multiple of LANES, to before `to`; returns
@@ -90,7 +84,7 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-max);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER).fma(factor, shift));
             sum = sum.add(p);
             store(bf16, out, i, p);
         }
@@ -126,8 +120,8 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-logSumExp2);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
-            FloatVector g = Vectors.loadF32(gradProbability + 4L * i, LANES).sub(delta);
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER).fma(factor, shift));
+            FloatVector g = FloatVector.fromMemorySegment(Vectors.F, ALL, gradProbability + 4L * i, ORDER).sub(delta);
             store(bf16, probability, i, p);
             store(bf16, gradScore, i, g.mul(gradScale).mul(p));
         }
