@@ -186,7 +186,8 @@ final class AttentionBackward {
         int from = count;
         int to = count;
         if (begin < end) {
-            from = Softmax.hideBefore(scores + 4 * row, begin);
+            from = begin / Vectors.LANES * Vectors.LANES;
+            Softmax.hideAround(scores + 4 * row, begin, end);
             to = end;
             Softmax.gradients(
                     bf16,

@@ -101,7 +101,8 @@ final class AttentionForward {
             total[i] = sumBefore;
             return;
         }
-        int aligned = Softmax.hideBefore(score, begin);
+        int aligned = begin / Vectors.LANES * Vectors.LANES;
+        Softmax.hideAround(score, begin, end);
         float max = Math.max(before, scale2 * Softmax.max(score, aligned, end));
         float sum = Softmax.exponentials(bf16, score, aligned, end, scale2, max, probability);
         Softmax.zero(bf16, probability, 0, aligned);

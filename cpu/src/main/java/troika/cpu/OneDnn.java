@@ -120,8 +120,8 @@ final class OneDnn {
 
     /// A matrix product of these descriptors.
     ///
-    /// @param sum whether the product adds to what is in `destination` @param addend a descriptor of what else is
-    /// added
+    /// @param sum whether the product adds to what is in `destination`
+    /// @param addend a descriptor of what else is added
     static Product product(long source, long weights, long destination, boolean sum, @Nullable Long addend) {
         singleThreaded();
         long out = NativeMemory.allocate(16);

@@ -57,42 +57,40 @@ final class Softmax {
         return bits.reinterpretAsFloats().blend(0, small);
     }
 
-    /// Hides the scores before `begin` in the vector that holds it, and returns where that vector begins.
-    static int hideBefore(long score, int begin) {
-        int aligned = begin / LANES * LANES;
-        for (int i = aligned; i < begin; i++) {
-            Vectors.putF32(score + 4L * i, Float.NEGATIVE_INFINITY);
+    /// Hides the scores next to `begin` … `end` − 1 that lie in the same vectors, so that those need no masks, which
+    /// are slow. Overwrites up to a vector before and after the row, which is scratch memory too.
+    static void hideAround(long score, int begin, int end) {
+        FloatVector hidden = Vectors.all(Float.NEGATIVE_INFINITY);
+        if (begin % LANES != 0) {
+            hidden.intoMemorySegment(ALL, score + 4L * (begin - LANES), ORDER);
         }
-        return aligned;
+        hidden.intoMemorySegment(ALL, score + 4L * end, ORDER);
     }
 
-    /// The largest of the scores from `from`, a multiple of LANES, to before `to`; NaNs are ignored.
+    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaNs are ignored.
     static float max(long score, int from, int to) {
-        FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
+        FloatVector max0 = Vectors.all(Float.NEGATIVE_INFINITY);
+        FloatVector max1 = max0;
         int i = from;
-        for (; i <= to - LANES; i += LANES) {
-            max = Vectors.max(max, Vectors.loadF32(score + 4L * i, LANES));
+        for (; i < to - LANES; i += 2 * LANES) {
+            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
+            max1 = Vectors.max(max1, Vectors.loadF32(score + 4L * (i + LANES), LANES));
         }
         if (i < to) {
-            max = Vectors.max(max, Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY));
+            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
         }
-        return Vectors.max(max);
+        // The largest of some numbers is the same in every order.
+        return Vectors.max(max0, max1).reduceLanes(VectorOperators.MAX);
     }
 
-    /// Stores 2 to the (scale · score − max) and returns the sum of them; zeros follow to the last vector's end.
+    /// Stores 2 to the (scale · score − max) for the vectors from `from`, a multiple of LANES, to before `to`; returns
+    /// the sum of them.
     static float exponentials(boolean bf16, long score, int from, int to, float scale, float max, long out) {
         FloatVector sum = Vectors.zeros();
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-max);
-        int i = from;
-        for (; i <= to - LANES; i += LANES) {
+        for (int i = from; i < to; i += LANES) {
             FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
-            sum = sum.add(p);
-            store(bf16, out, i, p);
-        }
-        if (i < to) {
-            FloatVector s = Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY);
-            FloatVector p = exp2(s.fma(factor, shift));
             sum = sum.add(p);
             store(bf16, out, i, p);
         }
@@ -100,7 +98,7 @@ final class Softmax {
     }
 
     /// The backward of a row: probabilities again, and the scores' gradients p · (gradP − delta) · gradScale, for
-    /// the keys from `from`, a multiple of LANES, to before `to`.
+    /// the vectors from `from`, a multiple of LANES, to before `to`.
     static void gradients(
             boolean bf16,
             long score,
@@ -115,17 +113,9 @@ final class Softmax {
             long gradScore) {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-logSumExp2);
-        int i = from;
-        for (; i <= to - LANES; i += LANES) {
+        for (int i = from; i < to; i += LANES) {
             FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
             FloatVector g = Vectors.loadF32(gradProbability + 4L * i, LANES).sub(delta);
-            store(bf16, probability, i, p);
-            store(bf16, gradScore, i, g.mul(gradScale).mul(p));
-        }
-        if (i < to) {
-            FloatVector s = Vectors.loadOr(false, score, i, to - i, Float.NEGATIVE_INFINITY);
-            FloatVector p = exp2(s.fma(factor, shift));
-            FloatVector g = Vectors.loadOr(false, gradProbability, i, to - i, 0).sub(delta);
             store(bf16, probability, i, p);
             store(bf16, gradScore, i, g.mul(gradScale).mul(p));
         }
@@ -157,10 +147,14 @@ final class Softmax {
 
     /// out = factor · x, of `n` floats at `x`, to the compute dtype.
     static void scale(boolean bf16, long x, float factor, long out, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            Vectors.store(
-                    bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
+        FloatVector f = Vectors.all(factor);
+        int i = 0;
+        // Here, and not in Vectors with a count: a vector that is handed to a call that is not inlined is an object.
+        for (; i <= n - LANES; i += LANES) {
+            store(bf16, out, i, Vectors.loadF32(x + 4L * i, LANES).mul(f));
+        }
+        for (; i < n; i++) {
+            Vectors.put(bf16, out, i, Vectors.getF32(x + 4L * i) * factor);
         }
     }
 
