@@ -84,7 +84,8 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-max);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER).fma(factor, shift));
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+                    .fma(factor, shift));
             sum = sum.add(p);
             store(bf16, out, i, p);
         }
@@ -120,8 +121,10 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-logSumExp2);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER).fma(factor, shift));
-            FloatVector g = FloatVector.fromMemorySegment(Vectors.F, ALL, gradProbability + 4L * i, ORDER).sub(delta);
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+                    .fma(factor, shift));
+            FloatVector g = FloatVector.fromMemorySegment(Vectors.F, ALL, gradProbability + 4L * i, ORDER)
+                    .sub(delta);
             store(bf16, probability, i, p);
             store(bf16, gradScore, i, g.mul(gradScale).mul(p));
         }
