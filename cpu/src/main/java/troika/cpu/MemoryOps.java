@@ -65,7 +65,8 @@ final class MemoryOps {
         return () -> workers.parallel(tasks, task);
     }
 
-    private static void add(long x, long into, int n) {
+    /// into += x for `n` floats, from this thread.
+    static void add(long x, long into, int n) {
         int i = 0;
         for (; i <= n - LANES; i += LANES) {
             addVector(x + 4L * i, into + 4L * i, LANES);

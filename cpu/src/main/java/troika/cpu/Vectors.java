@@ -125,23 +125,7 @@ final class Vectors {
     // Rounds to nearest, ties to even; a NaN stays one, though all its bits be ones.
     private static void storeBf16(long at, int count, FloatVector v) {
         IntVector bits = v.reinterpretAsInts();
-        IntVector nan =
-                bits.blend(NAN, bits.lanewise(VectorOperators.AND, MAGNITUDE).compare(VectorOperators.GT, INFINITE));
-        storeNumbersBf16(at, count, nan);
-    }
-
-    /// As [#store], for what is computed from BF16 by arithmetic: a NaN among that is one that rounding keeps, and
-    /// which
-    /// needs no care, where there is none to spare.
-    static void storeComputed(boolean bf16, long address, int i, int count, FloatVector v) {
-        if (bf16) {
-            storeNumbersBf16(address + 2L * i, count, v.reinterpretAsInts());
-        } else {
-            storeF32(address + 4L * i, count, v);
-        }
-    }
-
-    private static void storeNumbersBf16(long at, int count, IntVector bits) {
+        bits = bits.blend(NAN, bits.lanewise(VectorOperators.AND, MAGNITUDE).compare(VectorOperators.GT, INFINITE));
         IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, INT_ONE);
         IntVector result = bits.lanewise(VectorOperators.ADD, BELOW_HALF)
                 .lanewise(VectorOperators.ADD, odd)
@@ -240,12 +224,10 @@ final class Vectors {
         return expOfSmall(x).blend(INFINITY, x.compare(VectorOperators.GT, EXP_HIGH));
     }
 
-    /// 1 / (1 + e to the −x); where x < −88.3, as for −88.3.
+    /// 1 / (1 + e to the −x); where x < −87.3, as for −87.3.
     static FloatVector sigmoid(FloatVector x) {
-        FloatVector clamped = x.lanewise(VectorOperators.NEG)
-                .lanewise(VectorOperators.MAX, EXP_LOW)
-                .lanewise(VectorOperators.MIN, EXP_HIGH);
-        return ONE.lanewise(VectorOperators.DIV, normalExp(clamped).lanewise(VectorOperators.ADD, ONE));
+        FloatVector e = normalExp(x.lanewise(VectorOperators.MAX, EXP_LOW).lanewise(VectorOperators.MIN, EXP_HIGH));
+        return e.lanewise(VectorOperators.DIV, e.lanewise(VectorOperators.ADD, ONE));
     }
 
     private static IntVector ints(int x) {
