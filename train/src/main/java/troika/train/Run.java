@@ -29,14 +29,14 @@ import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.Recompute;
+import troika.train.config.SaveStrategy;
 import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.engine.Engine;
 
-/// One training run: opens everything that the options name, so that mistakes show before anything is written, then
-/// steps,
+/// One training run: opens everything that the options name, so that mistakes show before anything is written, then steps,
 /// evaluates and saves.
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
@@ -154,8 +154,7 @@ final class Run implements AutoCloseable {
     }
 
     private long stepsPerEpoch() {
-        return Math.ceilDiv(
-                data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
+        return Math.ceilDiv(data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
     }
 
     private long totalSteps() {
@@ -234,16 +233,14 @@ final class Run implements AutoCloseable {
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
         if (!Float.isFinite(loss) || !Float.isFinite(norm)) {
             // The update has changed nothing: see Kernels.adamw.
-            throw new UserException(
-                    "Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
-                            + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
-                            + "; lower the learning rate or look at the data and weights.");
+            throw new UserException("Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
+                    + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
+                    + "; lower the learning rate or look at the data and weights.");
         }
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
         double seconds = (System.nanoTime() - began) / 1e9;
-        double epoch =
-                cursor.epoch() + (double) cursor.nextSample() / data.training().samplesPerEpoch();
+        double epoch = cursor.epoch() + (double) cursor.nextSample() / data.training().samplesPerEpoch();
         return new StepMetrics(step, loss, norm, rate, tokens, tokens / seconds, seconds, epoch);
     }
 
@@ -342,9 +339,7 @@ final class Run implements AutoCloseable {
         ObjectNode resolved = node.putObject("options");
         for (var component : TrainingOptions.class.getRecordComponents()) {
             try {
-                resolved.put(
-                        component.getName(),
-                        String.valueOf(component.getAccessor().invoke(options)));
+                resolved.put(component.getName(), String.valueOf(component.getAccessor().invoke(options)));
             } catch (ReflectiveOperationException e) {
                 throw new IllegalStateException(component.getName().toLowerCase(Locale.ROOT), e);
             }

@@ -34,8 +34,7 @@ final class RunDirectory implements AutoCloseable {
         if (Files.exists(root) && !Files.isDirectory(root)) {
             throw new UserException("The output " + root + " is a file: give a folder with --output.");
         }
-        if (!resume
-                && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
+        if (!resume && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
             throw new UserException("The output folder " + root
                     + " holds another run: give another one with --output, or go on with that run with --resume.");
         }
@@ -51,8 +50,8 @@ final class RunDirectory implements AutoCloseable {
         if (!resume.equals("latest")) {
             Path directory = Path.of(resume);
             if (!Files.isDirectory(directory)) {
-                throw new UserException(
-                        "The checkpoint " + directory + " is not there: give the folder of one, or --resume latest.");
+                throw new UserException("The checkpoint " + directory
+                        + " is not there: give the folder of one, or --resume latest.");
             }
             return directory;
         }
@@ -143,15 +142,11 @@ final class RunDirectory implements AutoCloseable {
             action.run();
         } catch (FileSystemException e) {
             String reason = e.getReason() == null ? e.getClass().getSimpleName() : e.getReason();
-            throw new UserException(
-                    "The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
-                            + "): free some space or give another folder with --output.",
-                    e);
+            throw new UserException("The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
+                    + "): free some space or give another folder with --output.", e);
         } catch (IOException e) {
-            throw new UserException(
-                    "The output folder " + root + " cannot be written (" + e.getMessage()
-                            + "): free some space or give another folder with --output.",
-                    e);
+            throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage()
+                    + "): free some space or give another folder with --output.", e);
         } catch (UncheckedIOException e) {
             throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage() + ").", e);
         }

@@ -62,6 +62,10 @@ public final class TinyRun {
             return new Job(config, dtype, ranks, batch, accumulation, stage, recompute);
         }
 
+        public Job batch(int sequences) {
+            return new Job(config, dtype, ranks, sequences, accumulation, zeroStage, recompute);
+        }
+
         public Job accumulate(int n) {
             return new Job(config, dtype, ranks, batch, n, zeroStage, recompute);
         }
