@@ -3,6 +3,8 @@ package troika.train;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.ArrayDeque;
+import java.util.Deque;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.Consumer;
@@ -36,16 +38,24 @@ public final class Generator implements AutoCloseable {
     private final MemorySegment token;
     private final MemorySegment position;
     private final MemorySegment logits;
+    /// What to close, the last one first.
+    private final Deque<Runnable> opened = new ArrayDeque<>();
 
     private Generator(Path directory, String device) {
         config = ModelConfig.read(directory);
         tokenizer = Tokenizer.open(directory);
+        opened.push(tokenizer::close);
         positions = Math.min(config.maxPositions(), MOST_POSITIONS);
         dtype = config.dtype().equals("bfloat16") ? DType.BF16 : DType.F32;
         try (ModelWeights weights = ModelWeights.open(directory)) {
+            if (tokenizer.vocabularySize() > config.vocabSize()) {
+                throw new UserException("The tokenizer in " + directory + " has " + tokenizer.vocabularySize()
+                        + " tokens, more than the model's vocabulary of " + config.vocabSize()
+                        + ": put the model's own tokenizer.json there.");
+            }
             devices = DeviceFinder.open(device);
+            opened.push(() -> devices.forEach(Device::close));
             if (devices.size() != 1) {
-                devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + device + ": give --devices cpu:1.");
             }
             Model model = DeepSeekLlm.of(config, positions);
@@ -54,7 +64,11 @@ public final class Generator implements AutoCloseable {
             Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
             StepProgram program = compiler.decoding();
             engine = new Engine(List.of(program), devices, InProcessGroup.create(1));
+            opened.push(engine::close);
             new ModelState(engine, config, model, compiler.groups(), dtype, false).load(weights);
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
         }
         token = engine.host(0, 0, "host tokens 0");
         position = engine.host(0, 0, "host positions 0");
@@ -116,6 +130,10 @@ public final class Generator implements AutoCloseable {
                 best = i;
             }
         }
+        if (!Float.isFinite(scores[best])) {
+            throw new UserException("The model's scores of the next token are not finite: its weights hold values that"
+                    + " are not finite or far too large; generate with another checkpoint.");
+        }
         if (temperature == 0) {
             return best;
         }
@@ -136,8 +154,8 @@ public final class Generator implements AutoCloseable {
 
     @Override
     public void close() {
-        engine.close();
-        devices.forEach(Device::close);
-        tokenizer.close();
+        while (!opened.isEmpty()) {
+            opened.pop().run();
+        }
     }
 }

@@ -30,15 +30,23 @@ final class RunDirectory implements AutoCloseable {
     }
 
     /// Checks that a new run may use the folder, or that there is a run to resume. Writes nothing.
-    static RunDirectory check(Path root, boolean resume) {
+    ///
+    /// @param resume `latest`, the folder of a checkpoint, or null for a new run
+    static RunDirectory check(Path root, @Nullable String resume) {
         if (Files.exists(root) && !Files.isDirectory(root)) {
             throw new UserException("The output " + root + " is a file: give a folder with --output.");
         }
-        if (!resume && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
+        boolean own = resume != null && (resume.equals("latest") || isWithin(root, Path.of(resume)));
+        if (!own && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
             throw new UserException("The output folder " + root
                     + " holds another run: give another one with --output, or go on with that run with --resume.");
         }
         return new RunDirectory(root);
+    }
+
+    /// Whether a checkpoint is one of the run in `root`.
+    private static boolean isWithin(Path root, Path checkpoint) {
+        return checkpoint.toAbsolutePath().normalize().startsWith(root.toAbsolutePath().normalize());
     }
 
     Path root() {
