@@ -36,8 +36,16 @@ final class RunDirectory implements AutoCloseable {
         if (Files.exists(root) && !Files.isDirectory(root)) {
             throw new UserException("The output " + root + " is a file: give a folder with --output.");
         }
-        boolean own = resume != null && (resume.equals("latest") || isWithin(root, Path.of(resume)));
-        if (!own && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
+        boolean latest = resume != null && resume.equals("latest");
+        boolean taken = Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty();
+        if (resume != null && !latest) {
+            Path checkpoint = Path.of(resume);
+            requireCheckpoint(checkpoint);
+            if (taken && !isWithin(root, checkpoint)) {
+                throw new UserException("The output folder " + root + " holds another run than the checkpoint "
+                        + checkpoint + ": give that run's folder, or a new one, with --output.");
+            }
+        } else if (taken && !latest) {
             throw new UserException("The output folder " + root
                     + " holds another run: give another one with --output, or go on with that run with --resume.");
         }
@@ -49,6 +57,20 @@ final class RunDirectory implements AutoCloseable {
         return checkpoint.toAbsolutePath().normalize().startsWith(root.toAbsolutePath().normalize());
     }
 
+    private static void requireCheckpoint(Path directory) {
+        if (!Files.isDirectory(directory)) {
+            throw new UserException("The checkpoint " + directory
+                    + " is not there: give the folder of one, or --resume latest.");
+        }
+        for (String file : List.of("manifest.json", TrainerState.FILE)) {
+            if (!Files.isRegularFile(directory.resolve(file))) {
+                throw new UserException("The folder " + directory + " is not a checkpoint, since there is no "
+                        + directory.resolve(file)
+                        + ": give a folder such as <output>/checkpoints/step-N, or --resume latest.");
+            }
+        }
+    }
+
     Path root() {
         return root;
     }
@@ -56,12 +78,7 @@ final class RunDirectory implements AutoCloseable {
     /// The checkpoint that `--resume` names.
     Path checkpoint(String resume) {
         if (!resume.equals("latest")) {
-            Path directory = Path.of(resume);
-            if (!Files.isDirectory(directory)) {
-                throw new UserException("The checkpoint " + directory
-                        + " is not there: give the folder of one, or --resume latest.");
-            }
-            return directory;
+            return Path.of(resume);
         }
         return Checkpoints.latest(root)
                 .map(Checkpoints.Checkpoint::directory)

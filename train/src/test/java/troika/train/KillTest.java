@@ -76,8 +76,6 @@ class KillTest {
         try {
             Path run = disk.resolve("run");
             Runs.train(Child.job(folder, run, 2));
-            Path model = Files.createDirectories(folder.resolve("kept"));
-            Files.move(run.resolve("model"), model.resolve("model"));
             fill(disk.resolve("filler"), 100_000);
             assertThatThrownBy(() -> Runs.train(Child.job(folder, run, 9).resume("latest")))
                     .isInstanceOf(UserException.class)
