@@ -146,7 +146,7 @@ final class TrainCommand implements Command {
     @Override
     public void run(PrintStream out) {
         TrainingOptions resolved = run.build();
-        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()));
+        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()), out);
         TrainingRun.report(result, out, "token");
     }
 

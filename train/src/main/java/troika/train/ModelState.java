@@ -157,9 +157,20 @@ final class ModelState {
         for (long done = 0; done < elements; done += CHUNK) {
             int count = (int) Math.min(CHUNK, elements - done);
             readSharded(state, group, start + done, count);
+            requireFinite(name, count);
             MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
             Floats.store(floats, count, type, chunk);
             writer.write(name, chunk);
+        }
+    }
+
+    /// A last update may have spoilt weights that no step has used yet.
+    private void requireFinite(String name, int count) {
+        for (int i = 0; i < count; i++) {
+            if (!Float.isFinite(floats[i])) {
+                throw new UserException("Tensor " + name + " is not finite after the last step, so nothing was saved:"
+                        + " lower the learning rate and go on from an earlier checkpoint with --resume.");
+            }
         }
     }
 

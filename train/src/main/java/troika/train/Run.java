@@ -6,6 +6,8 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayDeque;
+import java.util.Deque;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.BooleanSupplier;
@@ -63,41 +65,69 @@ final class Run implements AutoCloseable {
     private long step;
     private BatchCursor cursor = BatchCursor.START;
     private long savedStep = -1;
+    /// What to close, the last one first.
+    private final Deque<Runnable> opened = new ArrayDeque<>();
 
     Run(TrainingOptions options, TrainingListener listener) {
         this.options = options;
         this.listener = listener;
         String resume = options.resume();
-        directory = RunDirectory.check(options.output(), resume != null);
+        directory = RunDirectory.check(options.output(), resume);
         @Nullable Path checkpoint = resume == null ? null : directory.checkpoint(resume);
-        source = ModelSource.of(options);
-        config = source.config();
-        check();
-        if (checkpoint != null) {
-            Checkpoints.verify(checkpoint);
+        opened.push(directory::close);
+        try {
+            source = ModelSource.of(options);
+            opened.push(source.tokenizer()::close);
+            config = source.config();
+            check();
+            if (checkpoint != null) {
+                Checkpoints.verify(checkpoint);
+                checkSameModel(checkpoint);
+            }
+            data = RunData.open(options, source.tokenizer(), config.vocabSize());
+            opened.push(data::close);
+            if (checkpoint != null) {
+                TrainerState saved = TrainerState.read(checkpoint);
+                saved.check(trainerState(), checkpoint);
+                step = saved.step();
+                cursor = saved.cursor();
+            }
+            totalSteps = totalSteps();
+            if (step > totalSteps) {
+                throw new UserException("The checkpoint " + checkpoint + " stands after step " + step
+                        + ", beyond the run's " + totalSteps + " steps: raise --max-steps or --num-train-epochs.");
+            }
+            schedule = options.schedule(totalSteps);
+            model = DeepSeekLlm.of(config, options.sequenceLength());
+            devices = DeviceFinder.open(options.devices());
+            opened.push(() -> devices.forEach(Device::close));
+            TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
+            dump(plan);
+            engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
+            opened.push(engine::close);
+            train = engine.program(TRAIN);
+            evaluate = engine.program(EVALUATE);
+            feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
+            evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
+            report = engine.host(0, train, "host report");
+            state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
+            loadWeights(checkpoint);
+            directory.start(describe(), step);
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
         }
-        data = RunData.open(options, source.tokenizer(), config.vocabSize());
-        if (checkpoint != null) {
-            TrainerState saved = TrainerState.read(checkpoint);
-            saved.check(trainerState(), checkpoint);
-            step = saved.step();
-            cursor = saved.cursor();
+    }
+
+    /// Refuses a checkpoint of another model: its tensors might fit, all or some, and mean something else.
+    private void checkSameModel(Path checkpoint) {
+        ModelConfig saved = ModelConfig.read(checkpoint);
+        String difference = config.difference(saved);
+        if (difference != null) {
+            throw new UserException(checkpoint.resolve(ModelConfig.FILE) + ": the checkpoint is of another model than "
+                    + options.model() + ", since its " + difference
+                    + "; resume with the model that the run began with.");
         }
-        totalSteps = totalSteps();
-        schedule = options.schedule(totalSteps);
-        model = DeepSeekLlm.of(config, options.sequenceLength());
-        devices = DeviceFinder.open(options.devices());
-        TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
-        dump(plan);
-        engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
-        train = engine.program(TRAIN);
-        evaluate = engine.program(EVALUATE);
-        feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
-        evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
-        report = engine.host(0, train, "host report");
-        state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
-        loadWeights(checkpoint);
-        directory.start(describe(), step);
     }
 
     private void check() {
@@ -351,10 +381,8 @@ final class Run implements AutoCloseable {
 
     @Override
     public void close() {
-        engine.close();
-        devices.forEach(Device::close);
-        data.close();
-        directory.close();
-        source.tokenizer().close();
+        while (!opened.isEmpty()) {
+            opened.pop().run();
+        }
     }
 }

@@ -41,10 +41,12 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
         try {
             TokenCache cache = open(options.data(), tokenizer, vocabulary, caches);
             DocumentSet documents = cache.all();
+            String key = cache.key();
             @Nullable DocumentSet evaluation = null;
             if (options.evalData().equals(List.of(HELD_OUT))) {
                 DocumentSet.Split split = DocumentSet.split(cache, length, HELD_OUT_TOKENS);
                 documents = split.training();
+                key += " without " + HELD_OUT;
                 evaluation = split.heldOut();
             } else if (!options.evalData().isEmpty()) {
                 evaluation = open(options.evalData(), tokenizer, vocabulary, caches).all();
@@ -56,7 +58,7 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
                         + " ranks: give more data, shorter sequences or fewer ranks.");
             }
             @Nullable Dataset held = evaluation == null ? null : PackedDataset.sequential(evaluation, length);
-            return new RunData(training, held, cache.key() + (evaluation == null ? "" : " " + options.evalData()), caches);
+            return new RunData(training, held, key, caches);
         } catch (RuntimeException | Error e) {
             caches.forEach(TokenCache::close);
             throw e;
