@@ -6,7 +6,6 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.Consumer;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
@@ -53,7 +52,7 @@ public final class Generator implements AutoCloseable {
                     dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, devices.getFirst().workspaceBytes());
             Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
             StepProgram program = compiler.decoding();
-            engine = new Engine(List.of(program), devices, InProcessGroup.create(1));
+            engine = Engine.inProcess(List.of(program), devices);
             new ModelState(engine, config, model, compiler.groups(), dtype, false).load(weights);
         }
         token = engine.host(0, 0, "host tokens 0");

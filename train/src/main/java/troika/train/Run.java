@@ -11,7 +11,6 @@ import java.util.Locale;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.model.ByteTokenizer;
 import troika.model.DeepSeekLlm;
@@ -89,7 +88,7 @@ final class Run implements AutoCloseable {
         devices = DeviceFinder.open(options.devices());
         TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
         dump(plan);
-        engine = new Engine(List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(options.ranks()));
+        engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
         train = engine.program(TRAIN);
         evaluate = engine.program(EVALUATE);
         feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
