@@ -22,7 +22,8 @@ import troika.graph.Op;
 import troika.tensor.Shape;
 import troika.tensor.UserException;
 
-/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one walk over record
+/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one walk over
+/// record
 /// components serves them all; an op is written with its name under "op".
 public final class ProgramJson {
     private static final JsonMapper MAPPER = JsonMapper.builder().build();
@@ -41,7 +42,8 @@ public final class ProgramJson {
         Files.writeString(file, MAPPER.writeValueAsString(all));
     }
 
-    /// Reads the programs of a file that [#write] wrote. Throws [UserException] where it is not such a file.
+    /// Reads the programs of a file that [#write] wrote. Throws [UserException] where it is not such a
+    /// file.
     public static List<StepProgram> read(Path file) throws IOException {
         try {
             List<StepProgram> programs = new ArrayList<>();
