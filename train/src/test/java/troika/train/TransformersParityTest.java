@@ -56,7 +56,7 @@ class TransformersParityTest {
         PlanOptions options = new PlanOptions(
                 DType.F32, SEQUENCE, BATCH, 1, 0, false, 0.9f, 0.95f, 1e-8f, 0.1f, 1f, devices.getFirst().workspaceBytes());
         TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
-        try (Engine engine = new Engine(List.of(plan.train()), devices, InProcessGroup.create(1));
+        try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {
             new ModelState(engine, config, model, plan.groups(), DType.F32, true).load(weights);
