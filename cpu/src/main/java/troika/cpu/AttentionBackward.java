@@ -148,7 +148,7 @@ final class AttentionBackward {
         long forward = out + (firstToken + from) * outRow + queryColumn;
         long lse = logSumExp + 4 * (((long) batch * shape.heads() + head) * shape.sequence() + from);
         for (int i = 0; i < queries; i++) {
-            delta[i] = Softmax.dot(bf16, grad + i * outRow, forward + i * outRow, size);
+            delta[i] = Softmax.dot(bf16, grad + i * outRow, forward + i * outRow, size, gradScores);
             logSumExp2[i] = (float) (Vectors.getF32(lse + 4L * i) * Softmax.LOG2_E);
         }
         for (int key = first; key < last; key += Attention.KEYS) {

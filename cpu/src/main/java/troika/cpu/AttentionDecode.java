@@ -30,13 +30,13 @@ final class AttentionDecode {
         long valueCache = values.address();
         long outAddress = out.address();
         long sums = stream.workspace().address();
-        Tasks.requireWorkspace(stream.workspace(), 4L * shape.heads() * size);
+        Tasks.requireWorkspace(stream.workspace(), 4L * shape.heads() * (size + Vectors.LANES));
         float scale2 = (float) (shape.scale() * Softmax.LOG2_E);
         IntConsumer head = h -> {
             int keyHead = (int) ((long) h * shape.keyValueHeads() / shape.heads());
             long column = (long) keyHead * size * bytes;
             long offset = (long) h * size * bytes;
-            long sum = sums + 4L * h * size;
+            long sum = sums + 4L * h * (size + Vectors.LANES);
             attend(
                     bf16,
                     size,
@@ -72,7 +72,7 @@ final class AttentionDecode {
         float largest = Float.NEGATIVE_INFINITY;
         float total = 0;
         for (int t = 0; t <= position; t++) {
-            float score = scale2 * Softmax.dot(bf16, query, keys + t * row, size);
+            float score = scale2 * Softmax.dot(bf16, query, keys + t * row, size, sum + 4L * size);
             if (score > largest) {
                 float factor = power2(largest - score);
                 Softmax.scale(false, sum, factor, sum, size);

@@ -30,7 +30,7 @@ final class MemoryOps {
         int n = (int) bytes;
         int i = 0;
         for (; i <= n - 4 * LANES; i += 4 * LANES) {
-            Vectors.storeF32(address + i, LANES, Vectors.zeros());
+            Vectors.storeZeros(address + i);
         }
         for (; i < n; i++) {
             ALL.set(ValueLayout.JAVA_BYTE, address + i, (byte) 0);
@@ -65,7 +65,8 @@ final class MemoryOps {
         return () -> workers.parallel(tasks, task);
     }
 
-    private static void add(long x, long into, int n) {
+    /// into += x for `n` floats, from this thread.
+    static void add(long x, long into, int n) {
         int i = 0;
         for (; i <= n - LANES; i += LANES) {
             addVector(x + 4L * i, into + 4L * i, LANES);

@@ -269,17 +269,20 @@ final class RmsNorm {
         Vectors.store(bf16, gradX, i, count, grad.add(Vectors.load(bf16, residual, i, count)));
     }
 
-    // gradWeight (+)= the chunks' sums, in their order.
+    // gradWeight (+)= the chunks' sums, in their order; those of the first chunk become the whole.
     private static void combine(
             long partials, int chunks, int columns, int from, int to, long gradWeight, boolean accumulate) {
-        for (int i = from; i < to; i += LANES) {
-            int count = Math.min(LANES, to - i);
-            long at = gradWeight + 4L * i;
-            FloatVector sum = Vectors.zeros();
-            for (int chunk = 0; chunk < chunks; chunk++) {
-                sum = sum.add(Vectors.loadF32(partials + 4L * ((long) chunk * columns + i), count));
+        int n = to - from;
+        long target = gradWeight + 4L * from;
+        if (!accumulate) {
+            MemoryOps.zero(target, 4L * n);
+        }
+        if (chunks > 0) {
+            long sum = partials + 4L * from;
+            for (int chunk = 1; chunk < chunks; chunk++) {
+                MemoryOps.add(sum + 4L * chunk * columns, sum, n);
             }
-            Vectors.storeF32(at, count, accumulate ? sum.add(Vectors.loadF32(at, count)) : sum);
+            MemoryOps.add(sum, target, n);
         }
     }
 }

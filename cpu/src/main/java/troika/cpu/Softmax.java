@@ -67,34 +67,41 @@ final class Softmax {
         hidden.intoMemorySegment(ALL, score + 4L * end, ORDER);
     }
 
-    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaNs are ignored.
+    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaN if one is.
     static float max(long score, int from, int to) {
-        FloatVector max0 = Vectors.all(Float.NEGATIVE_INFINITY);
-        FloatVector max1 = max0;
-        int i = from;
-        for (; i < to - LANES; i += 2 * LANES) {
-            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
-            max1 = Vectors.max(max1, Vectors.loadF32(score + 4L * (i + LANES), LANES));
-        }
-        if (i < to) {
-            max0 = Vectors.max(max0, Vectors.loadF32(score + 4L * i, LANES));
+        FloatVector max = FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * from, ORDER);
+        for (int i = from + LANES; i < to; i += LANES) {
+            max = max.max(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER));
         }
         // The largest of some numbers is the same in every order.
-        return Vectors.max(max0, max1).reduceLanes(VectorOperators.MAX);
+        return max.reduceLanes(VectorOperators.MAX);
     }
 
     /// Stores 2 to the (scale · score − max) for the vectors from `from`, a multiple of LANES, to before `to`; returns
-    /// the sum of them.
+    /// the sum of them. Overwrites some of the scores.
     static float exponentials(boolean bf16, long score, int from, int to, float scale, float max, long out) {
         FloatVector sum = Vectors.zeros();
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-max);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+                    .fma(factor, shift));
             sum = sum.add(p);
             store(bf16, out, i, p);
         }
-        return Vectors.sum(sum);
+        sum.intoMemorySegment(ALL, score + 4L * from, ORDER);
+        return sum(score + 4L * from);
+    }
+
+    // The sum of one vector in memory, in a fixed order. Through memory, so that no vector is handed to a call.
+    private static float sum(long at) {
+        float even = 0;
+        float odd = 0;
+        for (int i = 0; i < LANES; i += 2) {
+            even += Vectors.getF32(at + 4L * i);
+            odd += Vectors.getF32(at + 4L * i + 4);
+        }
+        return even + odd;
     }
 
     /// The backward of a row: probabilities again, and the scores' gradients p · (gradP − delta) · gradScale, for
@@ -114,8 +121,10 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-logSumExp2);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(Vectors.loadF32(score + 4L * i, LANES).fma(factor, shift));
-            FloatVector g = Vectors.loadF32(gradProbability + 4L * i, LANES).sub(delta);
+            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+                    .fma(factor, shift));
+            FloatVector g = FloatVector.fromMemorySegment(Vectors.F, ALL, gradProbability + 4L * i, ORDER)
+                    .sub(delta);
             store(bf16, probability, i, p);
             store(bf16, gradScore, i, g.mul(gradScale).mul(p));
         }
@@ -147,21 +156,40 @@ final class Softmax {
 
     /// out = factor · x, of `n` floats at `x`, to the compute dtype.
     static void scale(boolean bf16, long x, float factor, long out, int n) {
-        for (int i = 0; i < n; i += LANES) {
-            int count = Math.min(LANES, n - i);
-            Vectors.store(
-                    bf16, out, i, count, Vectors.loadF32(x + 4L * i, count).mul(factor));
+        int i = 0;
+        // Written out here: a vector that is handed to a method which is not inlined is an object, and the compiler
+        // does not inline a method that it has compiled into much code before.
+        if (bf16) {
+            for (; i <= n - LANES; i += LANES) {
+                IntVector bits = FloatVector.fromMemorySegment(Vectors.F, ALL, x + 4L * i, ORDER)
+                        .mul(factor)
+                        .reinterpretAsInts();
+                IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, 1);
+                IntVector rounded = bits.add(0x7fff).add(odd).lanewise(VectorOperators.LSHR, 16);
+                ((ShortVector) rounded.convertShape(VectorOperators.I2S, S, 0))
+                        .intoMemorySegment(ALL, out + 2L * i, ORDER);
+            }
+        } else {
+            for (; i <= n - LANES; i += LANES) {
+                FloatVector.fromMemorySegment(Vectors.F, ALL, x + 4L * i, ORDER)
+                        .mul(factor)
+                        .intoMemorySegment(ALL, out + 4L * i, ORDER);
+            }
+        }
+        for (; i < n; i++) {
+            Vectors.put(bf16, out, i, Vectors.getF32(x + 4L * i) * factor);
         }
     }
 
-    /// Σ a · b
-    static float dot(boolean bf16, long a, long b, int n) {
+    /// Σ a · b; `scratch` is the address of a vector's memory.
+    static float dot(boolean bf16, long a, long b, int n, long scratch) {
         FloatVector sum = Vectors.zeros();
         for (int i = 0; i < n; i += LANES) {
             int count = Math.min(LANES, n - i);
             sum = Vectors.load(bf16, a, i, count).fma(Vectors.load(bf16, b, i, count), sum);
         }
-        return Vectors.sum(sum);
+        sum.intoMemorySegment(ALL, scratch, ORDER);
+        return sum(scratch);
     }
 
     /// into += factor · x, of `n` floats at `into` and elements of the compute dtype at `x`.

@@ -7,6 +7,10 @@ import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#swiglu].
 final class SwiGlu {
+    private static final int BLOCK = 512;
+    // In one loop with everything else, sigmoids are more operations than the compiler takes without boxing vectors.
+    private static final ThreadLocal<float[]> SIGMOIDS = ThreadLocal.withInitial(() -> new float[BLOCK + LANES]);
+
     private SwiGlu() {}
 
     static Runnable forward(Workers workers, Tensor gateUp, Tensor out) {
@@ -56,40 +60,82 @@ final class SwiGlu {
         int columns = Math.toIntExact(gradOut.columns());
         long bytes = (long) columns * gradOut.dtype().bytes();
         return Tasks.overRows(workers, gradOut, (from, to) -> {
+            float[] sigmoids = SIGMOIDS.get();
             for (int t = from; t < to; t++) {
                 long gate = gateUpAddress + 2L * t * bytes;
                 long gradGate = gradGateUpAddress + 2L * t * bytes;
                 long gradRow = gradOutAddress + t * bytes;
-                backward(bf16, gradRow, gate, gate + bytes, gradGate, gradGate + bytes, columns);
+                for (int block = 0; block < columns; block += BLOCK) {
+                    int end = Math.min(columns, block + BLOCK);
+                    sigmoids(bf16, gate, block, end, sigmoids);
+                    backward(bf16, gradRow, gate, gate + bytes, gradGate, gradGate + bytes, block, end, sigmoids);
+                }
             }
         });
     }
 
-    private static void backward(boolean bf16, long gradOut, long gate, long up, long gradGate, long gradUp, int n) {
-        int i = 0;
+    private static void sigmoids(boolean bf16, long gate, int from, int to, float[] sigmoids) {
+        int i = from;
         if (bf16) {
-            for (; i <= n - LANES; i += LANES) {
-                backward(true, gradOut, gate, up, gradGate, gradUp, i, LANES);
+            for (; i <= to - LANES; i += LANES) {
+                Vectors.sigmoid(Vectors.load(true, gate, i, LANES)).intoArray(sigmoids, i - from);
             }
-            if (i < n) {
-                backward(true, gradOut, gate, up, gradGate, gradUp, i, n - i);
+            if (i < to) {
+                Vectors.sigmoid(Vectors.load(true, gate, i, to - i)).intoArray(sigmoids, i - from);
             }
         } else {
-            for (; i <= n - LANES; i += LANES) {
-                backward(false, gradOut, gate, up, gradGate, gradUp, i, LANES);
+            for (; i <= to - LANES; i += LANES) {
+                Vectors.sigmoid(Vectors.load(false, gate, i, LANES)).intoArray(sigmoids, i - from);
             }
-            if (i < n) {
-                backward(false, gradOut, gate, up, gradGate, gradUp, i, n - i);
+            if (i < to) {
+                Vectors.sigmoid(Vectors.load(false, gate, i, to - i)).intoArray(sigmoids, i - from);
             }
         }
     }
 
     private static void backward(
-            boolean bf16, long gradOut, long gate, long up, long gradGate, long gradUp, int i, int count) {
+            boolean bf16,
+            long gradOut,
+            long gate,
+            long up,
+            long gradGate,
+            long gradUp,
+            int from,
+            int to,
+            float[] sigmoids) {
+        int i = from;
+        if (bf16) {
+            for (; i <= to - LANES; i += LANES) {
+                backward(true, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
+            }
+            if (i < to) {
+                backward(true, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
+            }
+        } else {
+            for (; i <= to - LANES; i += LANES) {
+                backward(false, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
+            }
+            if (i < to) {
+                backward(false, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
+            }
+        }
+    }
+
+    private static void backward(
+            boolean bf16,
+            long gradOut,
+            long gate,
+            long up,
+            long gradGate,
+            long gradUp,
+            int i,
+            int count,
+            float[] sigmoids,
+            int at) {
         FloatVector grad = Vectors.load(bf16, gradOut, i, count);
         FloatVector g = Vectors.load(bf16, gate, i, count);
         FloatVector u = Vectors.load(bf16, up, i, count);
-        FloatVector sigmoid = Vectors.sigmoid(g);
+        FloatVector sigmoid = FloatVector.fromArray(Vectors.F, sigmoids, at);
         FloatVector silu = g.mul(sigmoid);
         // d silu / dg = sigmoid · (1 + g − silu)
         FloatVector slope = sigmoid.fma(g.sub(silu), sigmoid);

@@ -59,7 +59,9 @@ final class Vectors {
     private static final IntVector EXPONENT_OF_ONE = ints(127 << 23);
     private static final IntVector INT_ONE = ints(1);
     private static final IntVector BELOW_HALF = ints(0x7fff);
-    private static final IntVector NAN = ints(0x7fc0);
+    private static final IntVector MAGNITUDE = ints(0x7fffffff);
+    private static final IntVector INFINITE = ints(0x7f800000);
+    private static final IntVector NAN = ints(0x7fc00000);
 
     private static final VectorShuffle<Float> BY_8 = VectorShuffle.fromOp(F, lane -> lane ^ (8 % LANES));
     private static final VectorShuffle<Float> BY_4 = VectorShuffle.fromOp(F, lane -> lane ^ (4 % LANES));
@@ -120,14 +122,14 @@ final class Vectors {
         }
     }
 
-    // Rounds to nearest, ties to even; a NaN stays one.
+    // Rounds to nearest, ties to even; a NaN stays one, though all its bits be ones.
     private static void storeBf16(long at, int count, FloatVector v) {
         IntVector bits = v.reinterpretAsInts();
+        bits = bits.blend(NAN, bits.lanewise(VectorOperators.AND, MAGNITUDE).compare(VectorOperators.GT, INFINITE));
         IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, INT_ONE);
         IntVector result = bits.lanewise(VectorOperators.ADD, BELOW_HALF)
                 .lanewise(VectorOperators.ADD, odd)
-                .lanewise(VectorOperators.LSHR, 16)
-                .blend(NAN, v.compare(VectorOperators.NE, v).cast(I));
+                .lanewise(VectorOperators.LSHR, 16);
         ShortVector shorts = (ShortVector) result.convertShape(VectorOperators.I2S, S, 0);
         if (count == LANES) {
             shorts.intoMemorySegment(ALL, at, ORDER);
@@ -177,8 +179,13 @@ final class Vectors {
         return Float.isNaN(x) ? 0x7fc0 : (short) ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16);
     }
 
+    /// The start of a sum; not a constant, which a loop's variable would have to be boxed to hold.
     static FloatVector zeros() {
         return FloatVector.zero(F);
+    }
+
+    static void storeZeros(long at) {
+        ZERO.intoMemorySegment(ALL, at, ORDER);
     }
 
     static FloatVector all(float x) {
@@ -187,6 +194,11 @@ final class Vectors {
 
     /// e to the x for x ≤ 88.3, within 2 units in the last place; 0 below −87.3 and NaN for NaN.
     static FloatVector expOfSmall(FloatVector x) {
+        return normalExp(x).blend(ZERO, x.compare(VectorOperators.LT, EXP_LOW));
+    }
+
+    // e to the x for x in −87.3 … 88.3, or NaN.
+    private static FloatVector normalExp(FloatVector x) {
         FloatVector shifted = x.lanewise(VectorOperators.FMA, LOG2_E, ROUNDER);
         FloatVector whole = shifted.lanewise(VectorOperators.SUB, ROUNDER);
         FloatVector r = whole.lanewise(VectorOperators.FMA, LN2_HIGH, x);
@@ -204,7 +216,7 @@ final class Vectors {
                 .lanewise(VectorOperators.LSHL, 23)
                 .lanewise(VectorOperators.ADD, EXPONENT_OF_ONE)
                 .reinterpretAsFloats();
-        return p.lanewise(VectorOperators.MUL, power).blend(ZERO, x.compare(VectorOperators.LT, EXP_LOW));
+        return p.lanewise(VectorOperators.MUL, power);
     }
 
     /// e to the x, as [#expOfSmall], and infinite above 88.3.
@@ -212,10 +224,10 @@ final class Vectors {
         return expOfSmall(x).blend(INFINITY, x.compare(VectorOperators.GT, EXP_HIGH));
     }
 
-    /// 1 / (1 + e to the −x).
+    /// 1 / (1 + e to the −x); where x < −87.3, as for −87.3.
     static FloatVector sigmoid(FloatVector x) {
-        FloatVector e = exp(ZERO.lanewise(VectorOperators.SUB, x));
-        return ONE.lanewise(VectorOperators.DIV, e.lanewise(VectorOperators.ADD, ONE));
+        FloatVector e = normalExp(x.lanewise(VectorOperators.MAX, EXP_LOW).lanewise(VectorOperators.MIN, EXP_HIGH));
+        return e.lanewise(VectorOperators.DIV, e.lanewise(VectorOperators.ADD, ONE));
     }
 
     private static IntVector ints(int x) {

@@ -188,19 +188,21 @@ class CpuStreamTest {
                 stream.await(event);
                 stream.synchronize();
             };
-            for (int i = 0; i < 3000; i++) {
-                step.accept(i);
-            }
-            long natives = NativeMemory.allocations();
-            long before = threads.getTotalThreadAllocatedBytes();
-            long mine = threads.getCurrentThreadAllocatedBytes();
             for (int i = 0; i < 100; i++) {
                 step.accept(i);
             }
-            assertThat(threads.getCurrentThreadAllocatedBytes() - mine).isLessThan(1000);
+            long natives = NativeMemory.allocations();
+            // Vectors are objects until the kernels are compiled: some round must be free of them, on all threads.
+            long fewest = Long.MAX_VALUE;
+            for (int round = 0; round < 200 && fewest > 20_000; round++) {
+                long before = threads.getTotalThreadAllocatedBytes();
+                for (int i = 0; i < 100; i++) {
+                    step.accept(i);
+                }
+                fewest = Math.min(fewest, threads.getTotalThreadAllocatedBytes() - before);
+            }
+            assertThat(fewest).as("bytes in 100 launches").isLessThanOrEqualTo(20_000);
             assertThat(NativeMemory.allocations()).isEqualTo(natives);
-            // All threads of the JVM, the compiler's vectors in code not yet compiled included.
-            assertThat(threads.getTotalThreadAllocatedBytes() - before).isLessThan(100 * 2000);
         }
         device.free(scratch);
         device.free(memory);

@@ -124,7 +124,9 @@ final class CpuTimings {
             bestWall = Math.min(bestWall, System.nanoTime() - start);
             best = Math.min(best, to.get() - from.get());
         }
-        System.out.printf(Locale.ROOT, "%-60s %9.1f us, %9.1f us of the stream's thread, %7.1f GFLOP/s%n",
+        System.out.printf(
+                Locale.ROOT,
+                "%-60s %9.1f us, %9.1f us of the stream's thread, %7.1f GFLOP/s%n",
                 name,
                 bestWall / 1e3,
                 best / 1e3,

@@ -113,7 +113,7 @@ public final class KernelTimings {
     }
 
     private static void time(DType dtype, String name, long bytes, Runnable kernel) {
-        for (int i = 0; i < 30; i++) {
+        for (int i = 0; i < 100; i++) {
             kernel.run();
         }
         long best = Long.MAX_VALUE;

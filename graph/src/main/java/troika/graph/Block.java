@@ -3,7 +3,8 @@ package troika.graph;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// A piece of a model that is traced, scheduled and recomputed as one: the embedding, a decoder layer, the head.
+/// A piece of a model that is traced, scheduled and recomputed as one: the embedding, a decoder layer, the
+/// head.
 public interface Block {
     /// Its name for messages, such as "layers.3".
     String name();

@@ -5,7 +5,8 @@ import java.util.Collections;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// One op applied to values, in the order of the op's documentation. An optional input that is absent is null.
+/// One op applied to values, in the order of the op's documentation. An optional input that is absent is
+/// null.
 public record Node(Op op, List<@Nullable Value> inputs, List<Value> outputs) {
     public Node {
         inputs = Collections.unmodifiableList(new ArrayList<>(inputs));

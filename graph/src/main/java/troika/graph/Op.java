@@ -4,9 +4,11 @@ import java.util.List;
 import troika.tensor.AttentionShape;
 import troika.tensor.Shape;
 
-/// What one call does: a method of [troika.tensor.Kernels], or a collective over a named axis of ranks. The records
+/// What one call does: a method of [troika.tensor.Kernels], or a collective over a named axis of ranks.
+/// The records
 /// hold
-/// numbers only, so a program made of them can be written as JSON. Their inputs and outputs, in order, are documented
+/// numbers only, so a program made of them can be written as JSON. Their inputs and outputs, in order, are
+/// documented
 /// here by the names of the kernels' arguments; `?` marks an input that may be absent.
 public sealed interface Op {
     /// An op whose output is added to, or overwritten.
@@ -119,7 +121,8 @@ public sealed interface Op {
         };
     }
 
-    /// Floating-point operations of the matrix products, a multiplication and an addition being two; element-wise
+    /// Floating-point operations of the matrix products, a multiplication and an addition being two;
+    /// element-wise
     /// work
     /// counts as none, since bytes bound it.
     ///

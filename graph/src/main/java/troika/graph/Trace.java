@@ -11,7 +11,8 @@ import troika.tensor.AttentionShape;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Collects the ops of a block's forward, on shapes alone. Each method here is one op, or a fixed list of them, and
+/// Collects the ops of a block's forward, on shapes alone. Each method here is one op, or a fixed list of
+/// them, and
 /// returns the symbolic result; see [troika.tensor.Kernels] for the formulas and shapes.
 public final class Trace {
     /// What the trace is for.
@@ -118,9 +119,11 @@ public final class Trace {
         return emit(new Op.SwiGlu(), "swiglu", shape(rows(gateUp), columns(gateUp) / 2), gateUp);
     }
 
-    /// The head with its cross-entropy, in chunks of rows so that logits are never whole: they are the largest tensor
+    /// The head with its cross-entropy, in chunks of rows so that logits are never whole: they are the
+    /// largest tensor
     /// of a
-    /// small model by far. When training, a chunk's logits become their gradient in place, from which the gradients
+    /// small model by far. When training, a chunk's logits become their gradient in place, from which the
+    /// gradients
     /// of `x`
     /// and `weight` follow at once, while the chunk is still in cache; the backward finds them done.
     ///

@@ -10,7 +10,8 @@ import troika.tensor.Shape;
 ///
 /// @param input the block's input, null for the first block
 /// @param output its output, null for the last block
-/// @param outputGradient what its backward starts from, null for the last block and where there is no backward
+/// @param outputGradient what its backward starts from, null for the last block and where there is no
+/// backward
 /// @param inputGradient what its backward hands to the block before, null likewise
 public record TracedBlock(
         List<Node> forward,

@@ -8,7 +8,8 @@ import troika.tensor.Shape;
 ///
 /// @param id its index among the values of its trace
 /// @param kind where it lives; the name says which
-/// @param base the value whose memory it shares (in-place results, row slices), or null where it has its own
+/// @param base the value whose memory it shares (in-place results, row slices), or null where it has its
+/// own
 /// @param offset elements from the start of `base`
 public record Value(
         int id,

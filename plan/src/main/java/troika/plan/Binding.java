@@ -77,7 +77,8 @@ final class Binding {
         return calls;
     }
 
-    /// The nodes of the forward that the backward needs again: those whose results it reads, and what these need.
+    /// The nodes of the forward that the backward needs again: those whose results it reads, and what
+    /// these need.
     static List<Node> recomputation(TracedBlock trace) {
         Set<Value> needed = new HashSet<>();
         addInputs(trace.backwardInput(), needed);

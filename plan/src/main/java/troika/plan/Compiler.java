@@ -15,11 +15,14 @@ import troika.tensor.Shape;
 
 /// Compiles a model, a layout and policies into programs.
 ///
-/// A rank's work is emitted as instructions in issue order, on buffers without places ([RankTensors] makes what
+/// A rank's work is emitted as instructions in issue order, on buffers without places ([RankTensors] makes
+/// what
 /// lasts,
-/// [TrainStep] what a step makes); then passes settle which writes overwrite ([RankBuilder#overwriteFirst]), where
+/// [TrainStep] what a step makes); then passes settle which writes overwrite
+/// ([RankBuilder#overwriteFirst]), where
 /// buffers
-/// lie ([Placement]) and who waits for whom ([Dependencies]). Blocks are traced once for each kind and shape.
+/// lie ([Placement]) and who waits for whom ([Dependencies]). Blocks are traced once for each kind and
+/// shape.
 public final class Compiler {
     private final Model model;
     private final Layout layout;
@@ -73,7 +76,8 @@ public final class Compiler {
                 batches);
     }
 
-    /// The program that decodes one token on one rank, with weights and key-value cache in its arena. `host logits`
+    /// The program that decodes one token on one rank, with weights and key-value cache in its arena.
+    /// `host logits`
     /// is the
     /// result.
     public StepProgram decoding() {

@@ -2,13 +2,15 @@ package troika.plan;
 
 import java.util.List;
 
-/// What one lane does at one point of the step: a fixed list of calls, started when its dependencies are done.
+/// What one lane does at one point of the step: a fixed list of calls, started when its dependencies are
+/// done.
 ///
 /// @param id its index in the rank's issue order
 /// @param block index of the block it belongs to, or -1
 /// @param group index of the parameter group, or -1
 /// @param microbatch the rank's own count, or -1
-/// @param after instructions of the same execution that must be done; those before it in its lane are implied
+/// @param after instructions of the same execution that must be done; those before it in its lane are
+/// implied
 /// @param afterPrevious instructions of the previous execution that must be done
 /// @param flops of its matrix products @param bytes read and written by its calls
 public record Instruction(

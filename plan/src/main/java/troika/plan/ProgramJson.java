@@ -22,7 +22,8 @@ import troika.graph.Op;
 import troika.tensor.Shape;
 import troika.tensor.UserException;
 
-/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one walk over record
+/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one walk over
+/// record
 /// components serves them all; an op is written with its name under "op".
 public final class ProgramJson {
     private static final JsonMapper MAPPER = JsonMapper.builder().build();
@@ -41,7 +42,8 @@ public final class ProgramJson {
         Files.writeString(file, MAPPER.writeValueAsString(all));
     }
 
-    /// Reads the programs of a file that [#write] wrote. Throws [UserException] where it is not such a file.
+    /// Reads the programs of a file that [#write] wrote. Throws [UserException] where it is not such a
+    /// file.
     public static List<StepProgram> read(Path file) throws IOException {
         try {
             List<StepProgram> programs = new ArrayList<>();
@@ -50,8 +52,10 @@ public final class ProgramJson {
                 programs.add((StepProgram) fromTree(program, StepProgram.class));
             }
             return programs;
-        } catch (JacksonException | IllegalArgumentException | ClassCastException e) {
-            throw new UserException("The file " + file + " is no step program: " + e.getMessage(), e);
+        } catch (JacksonException | IllegalArgumentException | ArithmeticException | ClassCastException e) {
+            throw new UserException(
+                    "The file " + file + " is no step program (" + firstLine(e) + "): write it anew by --dump-program.",
+                    e);
         }
     }
 
@@ -91,7 +95,7 @@ public final class ProgramJson {
         Class<?> target = (Class<?>) type;
         if (target == Shape.class) {
             return new Shape(((List<?>) need(tree, type))
-                    .stream().mapToLong(size -> ((Number) size).longValue()).toArray());
+                    .stream().mapToLong(ProgramJson::integer).toArray());
         }
         if (target == Op.class) {
             Map<?, ?> fields = (Map<?, ?>) need(tree, type);
@@ -112,10 +116,10 @@ public final class ProgramJson {
         }
         Object value = need(tree, type);
         if (target == int.class || target == Integer.class) {
-            return Math.toIntExact(((Number) value).longValue());
+            return Math.toIntExact(integer(value));
         }
         if (target == long.class) {
-            return ((Number) value).longValue();
+            return integer(value);
         }
         if (target == float.class) {
             return ((Number) value).floatValue();
@@ -136,9 +140,23 @@ public final class ProgramJson {
             Constructor<?> constructor = type.getDeclaredConstructor(
                     Arrays.stream(components).map(RecordComponent::getType).toArray(Class<?>[]::new));
             return constructor.newInstance(values);
+        } catch (InvocationTargetException e) {
+            Throwable cause = e.getCause();
+            throw new IllegalArgumentException(cause == null ? type.getSimpleName() : cause.getMessage(), e);
         } catch (ReflectiveOperationException e) {
-            throw new IllegalArgumentException(type.getSimpleName() + " cannot be made of " + fields, e);
+            throw new IllegalArgumentException("no " + type.getSimpleName() + " can be made", e);
         }
+    }
+
+    private static long integer(@Nullable Object value) {
+        if (value instanceof Integer || value instanceof Long) {
+            return ((Number) value).longValue();
+        }
+        throw new IllegalArgumentException(value + " is no integer");
+    }
+
+    private static String firstLine(Exception e) {
+        return String.valueOf(e.getMessage()).lines().findFirst().orElse("");
     }
 
     private static Object need(@Nullable Object value, Type type) {

@@ -13,9 +13,11 @@ import troika.graph.Trace;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Emits a rank's optimizer step: forward and backward of its microbatches, reduction of each group as soon as its
+/// Emits a rank's optimizer step: forward and backward of its microbatches, reduction of each group as
+/// soon as its
 /// last
-/// gradient is there, norm, update, and the gathering of updated weights, which the next step's forward waits for
+/// gradient is there, norm, update, and the gathering of updated weights, which the next step's forward
+/// waits for
 /// group by
 /// group.
 final class TrainStep {
@@ -28,7 +30,8 @@ final class TrainStep {
     private final boolean sharded;
     /// The first block whose backward, the last in reverse order, adds to a group's gradients.
     private final Map<Integer, List<ParameterGroup>> completedBy = new HashMap<>();
-    /// Of the microbatch at hand, where ZeRO-2 gathers whole gradients of a group before they leave for their shards.
+    /// Of the microbatch at hand, where ZeRO-2 gathers whole gradients of a group before they leave for
+    /// their shards.
     private final Map<Integer, Integer> gradientBuffers = new HashMap<>();
 
     TrainStep(Compiler compiler, RankTensors tensors, RankBuilder builder) {

@@ -30,7 +30,9 @@ interface AttentionContract extends FixtureHolder {
         "F32, 1, 37, 4, 1, 128",
         "BF16, 2, 45, 6, 2, 64",
         "BF16, 1, 131, 3, 3, 32",
-        "BF16, 1, 37, 4, 1, 128"
+        "BF16, 1, 37, 4, 1, 128",
+        "F32, 1, 700, 2, 1, 16",
+        "BF16, 1, 1100, 2, 1, 32"
     })
     default void attention(DType dtype, int batch, int sequence, int heads, int keyValueHeads, int headSize) {
         AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize);

@@ -21,7 +21,8 @@ final class Feed {
     /// @param batches by rank: sequences of each of its microbatches
     Feed(Engine engine, int program, List<List<Integer>> batches, int sequenceLength) {
         this.sequenceLength = sequenceLength;
-        // Microbatch by microbatch over the ranks: the batch's sequences are dealt in the order of microbatches.
+        // Microbatch by microbatch over the ranks: the batch's sequences are dealt in the order of
+        // microbatches.
         for (int m = 0; m < batches.getFirst().size(); m++) {
             for (int rank = 0; rank < batches.size(); rank++) {
                 slots.add(new Slot(
@@ -67,7 +68,8 @@ final class Feed {
 
     /// Fills in the scalars of a step.
     ///
-    /// @param correction1 1 / (1 − β₁ᵗ) @param correction2 1 / √(1 − β₂ᵗ) @param lossScale 1 / target tokens
+    /// @param correction1 1 / (1 − β₁ᵗ) @param correction2 1 / √(1 − β₂ᵗ) @param lossScale 1 / target
+    /// tokens
     void scalars(double learningRate, double correction1, double correction2, double lossScale) {
         for (MemorySegment segment : scalars) {
             segment.setAtIndex(ValueLayout.JAVA_FLOAT, 0, (float) learningRate);

@@ -1,28 +1,13 @@
 package troika.train;
 
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
-import java.util.ArrayDeque;
-import java.util.Deque;
-import java.util.List;
 import java.util.SplittableRandom;
 import java.util.function.Consumer;
-import troika.comm.InProcessGroup;
-import troika.graph.Model;
-import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
-import troika.model.ModelWeights;
 import troika.model.StreamingDecoder;
 import troika.model.Tokenizer;
-import troika.plan.Compiler;
-import troika.plan.Layout;
-import troika.plan.PlanOptions;
-import troika.plan.StepProgram;
 import troika.tensor.DType;
-import troika.tensor.Device;
 import troika.tensor.UserException;
-import troika.train.engine.Engine;
 
 /// Continues text with a trained model, token by token, keys and values of earlier tokens kept.
 public final class Generator implements AutoCloseable {
@@ -32,47 +17,24 @@ public final class Generator implements AutoCloseable {
     private final ModelConfig config;
     private final Tokenizer tokenizer;
     private final int positions;
-    private final DType dtype;
-    private final List<Device> devices;
-    private final Engine engine;
-    private final MemorySegment token;
-    private final MemorySegment position;
-    private final MemorySegment logits;
-    /// What to close, the last one first.
-    private final Deque<Runnable> opened = new ArrayDeque<>();
+    private final Decoder decoder;
 
     private Generator(Path directory, String device) {
         config = ModelConfig.read(directory);
         tokenizer = Tokenizer.open(directory);
-        opened.push(tokenizer::close);
         positions = Math.min(config.maxPositions(), MOST_POSITIONS);
-        dtype = config.dtype().equals("bfloat16") ? DType.BF16 : DType.F32;
-        try (ModelWeights weights = ModelWeights.open(directory)) {
+        DType dtype = config.dtype().equals("bfloat16") ? DType.BF16 : DType.F32;
+        try {
             if (tokenizer.vocabularySize() > config.vocabSize()) {
                 throw new UserException("The tokenizer in " + directory + " has " + tokenizer.vocabularySize()
                         + " tokens, more than the model's vocabulary of " + config.vocabSize()
                         + ": put the model's own tokenizer.json there.");
             }
-            devices = DeviceFinder.open(device);
-            opened.push(() -> devices.forEach(Device::close));
-            if (devices.size() != 1) {
-                throw new UserException("Generation uses one rank, not " + device + ": give --devices cpu:1.");
-            }
-            Model model = DeepSeekLlm.of(config, positions);
-            PlanOptions options = new PlanOptions(
-                    dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, devices.getFirst().workspaceBytes());
-            Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
-            StepProgram program = compiler.decoding();
-            engine = new Engine(List.of(program), devices, InProcessGroup.create(1));
-            opened.push(engine::close);
-            new ModelState(engine, config, model, compiler.groups(), dtype, false).load(weights);
+            decoder = Decoder.open(directory, device, positions, dtype);
         } catch (RuntimeException | Error e) {
-            close();
+            tokenizer.close();
             throw e;
         }
-        token = engine.host(0, 0, "host tokens 0");
-        position = engine.host(0, 0, "host positions 0");
-        logits = engine.host(0, 0, "host logits");
     }
 
     /// Opens a model's folder: config.json, safetensors and tokenizer.json.
@@ -82,7 +44,8 @@ public final class Generator implements AutoCloseable {
         return new Generator(model, device);
     }
 
-    /// Writes the continuation of `prompt` to `out` as it comes, until a document ends or `maxNewTokens` are there.
+    /// Writes the continuation of `prompt` to `out` as it comes, until a document ends or `maxNewTokens`
+    /// are there.
     ///
     /// @param temperature 0: always the likeliest token
     public void generate(String prompt, int maxNewTokens, double temperature, long seed, Consumer<String> out) {
@@ -94,32 +57,24 @@ public final class Generator implements AutoCloseable {
             throw new UserException("The prompt has " + ids.length + " tokens, and there is room for " + (positions - 1)
                     + ": give a shorter one.");
         }
-        StreamingDecoder decoder = new StreamingDecoder(tokenizer);
+        StreamingDecoder text = new StreamingDecoder(tokenizer);
         SplittableRandom random = new SplittableRandom(seed);
         double[] probabilities = new double[Math.min(config.vocabSize(), tokenizer.vocabularySize())];
-        float[] scores = new float[config.vocabSize()];
         int at = 0;
         for (; at < ids.length - 1; at++) {
-            decode(ids[at], at);
+            decoder.decode(ids[at], at);
         }
         int next = ids[at];
         int end = (int) Math.min(positions, (long) ids.length - 1 + maxNewTokens);
         for (; at < end; at++) {
-            decode(next, at);
-            Floats.load(logits, dtype, scores.length, scores);
-            next = sample(scores, probabilities, temperature, random);
+            decoder.decode(next, at);
+            next = sample(decoder.logits(), probabilities, temperature, random);
             if (tokenizer.eosId().isPresent() && next == tokenizer.eosId().getAsInt()) {
                 break;
             }
-            out.accept(decoder.append(next));
+            out.accept(text.append(next));
         }
-        out.accept(decoder.finish());
-    }
-
-    private void decode(int id, int at) {
-        token.set(ValueLayout.JAVA_INT, 0, id);
-        position.set(ValueLayout.JAVA_INT, 0, at);
-        engine.execute(0);
+        out.accept(text.finish());
     }
 
     /// Draws from softmax(scores / temperature), among the tokens that the tokenizer knows.
@@ -154,8 +109,7 @@ public final class Generator implements AutoCloseable {
 
     @Override
     public void close() {
-        while (!opened.isEmpty()) {
-            opened.pop().run();
-        }
+        decoder.close();
+        tokenizer.close();
     }
 }

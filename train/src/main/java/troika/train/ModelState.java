@@ -21,9 +21,11 @@ import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.engine.Engine;
 
-/// Weights and optimizer states between an Engine's arenas, where they are flat and sharded, and files, where they are
+/// Weights and optimizer states between an Engine's arenas, where they are flat and sharded, and files,
+/// where they are
 /// whole
-/// and have Hugging Face's names. Nothing of a layout reaches a file, so any layout reads what any other wrote.
+/// and have Hugging Face's names. Nothing of a layout reaches a file, so any layout reads what any other
+/// wrote.
 final class ModelState {
     /// Stems of the files: `optimizer-*.safetensors` where there are several.
     static final String OPTIMIZER = "optimizer";
@@ -61,7 +63,8 @@ final class ModelState {
         }
     }
 
-    /// Random initial weights; each parameter has its own stream of numbers, so they do not depend on the layout.
+    /// Random initial weights; each parameter has its own stream of numbers, so they do not depend on the
+    /// layout.
     void initialize(long seed) {
         forEachParameter((group, index) -> {
             Parameter parameter = group.parameters().get(index);
@@ -78,7 +81,8 @@ final class ModelState {
         });
     }
 
-    /// Weights from a model's directory. Throws [UserException] where a tensor is missing or has another shape.
+    /// Weights from a model's directory. Throws [UserException] where a tensor is missing or has another
+    /// shape.
     void load(ModelWeights weights) {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
@@ -244,7 +248,8 @@ final class ModelState {
         void move(int rank, long at, int from, int length);
     }
 
-    /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank where the
+    /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank
+    /// where the
     /// state is
     /// not sharded.
     private void forEachShard(String state, ParameterGroup group, long first, int count, Move move) {

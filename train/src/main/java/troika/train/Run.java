@@ -13,7 +13,6 @@ import java.util.Locale;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.model.ByteTokenizer;
 import troika.model.DeepSeekLlm;
@@ -39,7 +38,8 @@ import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.engine.Engine;
 
-/// One training run: opens everything that the options name, so that mistakes show before anything is written, then steps,
+/// One training run: opens everything that the options name, so that mistakes show before anything is
+/// written, then steps,
 /// evaluates and saves.
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
@@ -103,8 +103,7 @@ final class Run implements AutoCloseable {
             opened.push(() -> devices.forEach(Device::close));
             TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
             dump(plan);
-            engine = new Engine(
-                    List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(options.ranks()));
+            engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
             opened.push(engine::close);
             train = engine.program(TRAIN);
             evaluate = engine.program(EVALUATE);
@@ -239,7 +238,7 @@ final class Run implements AutoCloseable {
             }
         }
         engine.drain();
-        double rate = tokens / Math.max(1e-9, (System.nanoTime() - began) / 1e9);
+        double rate = (double) tokens / Math.max(1e-9, (System.nanoTime() - began) / 1e9);
         boolean stopped = step < totalSteps;
         if (stopped && savedStep != step) {
             save();
@@ -258,8 +257,8 @@ final class Run implements AutoCloseable {
         step++;
         feed.scalars(
                 rate,
-                1 / (1 - Math.pow(options.adamBeta1(), step)),
-                1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), step)),
+                1 / (1 - Math.pow(options.adamBeta1(), (double) step)),
+                1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), (double) step)),
                 targets == 0 ? 0 : 1.0 / targets);
         engine.execute(train);
         float loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
@@ -273,8 +272,9 @@ final class Run implements AutoCloseable {
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
         double seconds = (System.nanoTime() - began) / 1e9;
-        double epoch = cursor.epoch() + (double) cursor.nextSample() / data.training().samplesPerEpoch();
-        return new StepMetrics(step, loss, norm, rate, tokens, tokens / seconds, seconds, epoch);
+        double epoch = cursor.epoch()
+                + (double) cursor.nextSample() / (double) data.training().samplesPerEpoch();
+        return new StepMetrics(step, loss, norm, rate, tokens, (double) tokens / seconds, seconds, epoch);
     }
 
     /// The mean loss over the target tokens of a data set.
@@ -288,7 +288,7 @@ final class Run implements AutoCloseable {
             long targets = evaluationFeed.fill(dataset, batch);
             evaluationFeed.scalars(0, 0, 0, targets == 0 ? 0 : 1.0 / targets);
             engine.execute(evaluate);
-            sum += (double) stats.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * targets;
+            sum += (double) stats.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * (double) targets;
             count += targets;
             at = batch.after();
         }

@@ -86,7 +86,8 @@ final class RunDirectory implements AutoCloseable {
                         + " to resume: leave out --resume to start a run, or name the run's folder with --output."));
     }
 
-    /// Makes the folder and writes run.json; metrics of steps after `step` are dropped, as they will be made again.
+    /// Makes the folder and writes run.json; metrics of steps after `step` are dropped, as they will be
+    /// made again.
     void start(ObjectNode run, long step) {
         attempt(() -> {
             Files.createDirectories(root);

@@ -2,7 +2,8 @@ package troika.train;
 
 import java.nio.file.Path;
 
-/// Hears what a training run does. Methods are called on the run's own threads, one at a time, and should return fast.
+/// Hears what a training run does. Methods are called on the run's own threads, one at a time, and should
+/// return fast.
 public interface TrainingListener {
     /// The run is about to take its first step.
     default void onStart(TrainingStart start) {}
