@@ -95,6 +95,10 @@ public record ModelConfig(
     /// @throws UserException where the file is missing or malformed, or describes a model that Troika
     ///   does not train
     public static ModelConfig read(Path directory) {
+        if (!Files.exists(directory.resolve(FILE))) {
+            throw new UserException("There is no " + FILE + " in " + directory
+                    + ": give the folder of a model, such as a run's model folder or a checkpoint.");
+        }
         return of(JsonFields.read(directory.resolve(FILE)));
     }
 

@@ -86,7 +86,7 @@ final class ModelState {
     void load(ModelWeights weights) {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
-                copyIn(weights.tensor(part.name()), part, (first, count) -> {
+                copyIn(weights, part.name(), part, (first, count) -> {
                     writeWeights(group, position(group, index, part) + first, count);
                 });
             }
@@ -98,8 +98,7 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : STATES) {
-                    SafetensorsTensor tensor = states.tensor(part.name() + "." + state);
-                    copyIn(tensor, part, (first, count) -> {
+                    copyIn(states, part.name() + "." + state, part, (first, count) -> {
                         long at = position(group, index, part) + first;
                         if (state.equals("master")) {
                             writeWeights(group, at, count);
@@ -190,10 +189,11 @@ final class ModelState {
         void write(long first, int count);
     }
 
-    private void copyIn(SafetensorsTensor tensor, HuggingFaceNames.Part part, Chunk chunk) {
+    private void copyIn(ModelWeights files, String name, HuggingFaceNames.Part part, Chunk chunk) {
+        SafetensorsTensor tensor = files.tensor(name);
         if (!tensor.shape().equals(part.shape()) || !tensor.dtype().isFloating()) {
-            throw new UserException("Tensor " + tensor.name() + " is " + tensor.dtype() + tensor.shape()
-                    + " in the file, but" + " config.json makes it " + part.shape()
+            throw new UserException("Tensor " + name + " is " + tensor.dtype() + tensor.shape() + " in "
+                    + files.file(name) + ", but config.json makes it " + part.shape()
                     + ": weights and config.json belong to different models.");
         }
         long elements = part.shape().elements();

@@ -132,8 +132,9 @@ final class Run implements AutoCloseable {
 
     private void check() {
         if (options.sequenceLength() > config.maxPositions()) {
-            throw new UserException("--sequence-length " + options.sequenceLength() + " is longer than the model's "
-                    + config.maxPositions() + " positions (max_position_embeddings): give a shorter one.");
+            throw new UserException("Sequences of " + options.sequenceLength() + " tokens are longer than the model's "
+                    + config.maxPositions() + " positions (max_position_embeddings): give --sequence-length "
+                    + config.maxPositions() + " or less.");
         }
         if (source.tokenizer().vocabularySize() > config.vocabSize()) {
             throw new UserException("The tokenizer has " + source.tokenizer().vocabularySize()
@@ -164,7 +165,7 @@ final class Run implements AutoCloseable {
             try {
                 ProgramJson.write(file, List.of(plan.train(), plan.evaluate()));
             } catch (IOException e) {
-                throw new UserException("--dump-program " + file + " cannot be written: " + e.getMessage() + ".", e);
+                throw new UserException("--dump-program " + file + " cannot be written: name a file in a folder that exists and may be written.", e);
             }
         }
     }
