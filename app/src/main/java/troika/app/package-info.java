@@ -1,3 +1,4 @@
+/// The `troika` command.
 @NullMarked
 package troika.app;
 

@@ -3,11 +3,9 @@ package troika.comm;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// A rank's end of a group of ranks. All ranks of the group call the same collectives in the same order;
-/// each is
-/// asynchronous on a stream. Sums are made in the order of ranks, so that all ranks hold the same bits, on
-/// every
-/// call.
+/// A rank's end of a group of ranks. All ranks of the group call the same collectives in the same
+/// order; each is asynchronous on a stream. Sums are made in the order of ranks, so that all ranks
+/// hold the same bits, on every call.
 public interface Communicator extends AutoCloseable {
     int rank();
 
@@ -20,11 +18,10 @@ public interface Communicator extends AutoCloseable {
 
     /// Sums tensors over the ranks and leaves each rank its part of the sum.
     ///
-    /// @param full F32 `[n]`, n divisible by the number of ranks; its content is undefined afterwards but
-    /// for the
-    /// shard
-    /// @param shard F32 `[n / size]`; it may be this rank's part of `full` and must not otherwise overlap
-    /// it
+    /// @param full F32 `[n]`, n divisible by the number of ranks; its content is undefined
+    /// afterwards but for the shard
+    /// @param shard F32 `[n / size]`; it may be this rank's part of `full` and must not otherwise
+    /// overlap it
     void reduceScatter(Stream stream, Tensor full, Tensor shard);
 
     /// Collects the shards of all ranks.

@@ -19,15 +19,11 @@ import troika.tensor.Tensor;
 
 /// Ranks that are threads of one JVM and whose tensors lie in host memory.
 ///
-/// A collective is a function on each rank's communication stream. The ranks publish their tensors and
-/// meet; then
-/// each
-/// reads what it needs straight out of the others' memory; and they meet again before any of them goes on
-/// to change
-/// it.
-/// An all-reduce is a reduce-scatter in place and an all-gather, the bandwidth-optimal pair (Patarasu &
-/// Yuan 2009).
-/// Waiting threads sleep: there may be more ranks than cores.
+/// A collective is a function on each rank's communication stream. The ranks publish their tensors
+/// and meet; then each reads what it needs straight out of the others' memory; and they meet again
+/// before any of them goes on to change it. An all-reduce is a reduce-scatter in place and an
+/// all-gather, the bandwidth-optimal pair (Patarasu & Yuan 2009). Waiting threads sleep: there may
+/// be more ranks than cores.
 public final class InProcessGroup {
     private static final VectorSpecies<Float> SPECIES = FloatVector.SPECIES_PREFERRED;
     /// Elements summed at a time, so that the partial sum stays in the first-level cache.

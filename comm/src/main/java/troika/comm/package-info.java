@@ -1,3 +1,4 @@
+/// Collectives between the ranks of a group.
 @NullMarked
 package troika.comm;
 

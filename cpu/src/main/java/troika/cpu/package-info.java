@@ -1,3 +1,4 @@
+/// The CPU device: matrix products by oneDNN, all other kernels by the Vector API.
 @NullMarked
 package troika.cpu;
 

@@ -1,3 +1,4 @@
+/// Calls into native libraries by the JDK's foreign-function API, and native memory.
 @NullMarked
 package troika.ffi;
 

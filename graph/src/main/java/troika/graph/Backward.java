@@ -10,18 +10,11 @@ import troika.tensor.Shape;
 
 /// Derives a block's backward from its forward.
 ///
-/// Nodes are visited in reverse; `gradients` holds, for each value, the sum of what the visited users
-/// contributed. A
-/// gradient that skips an op (the residual stream) is handed to the op that produces the other
-/// contribution, which
-/// adds
-/// it
-/// inside its own kernel, so no op is spent on sums. Gradients of weights go to a list of their own,
-/// because nothing
-/// in
-/// the backward waits for them and a schedule may defer them (zero-bubble pipelines, Qi et al. 2023). The
-/// norms' are
-/// the
+/// Nodes are visited in reverse; `gradients` holds, for each value, the sum of what the visited
+/// users contributed. A gradient that skips an op (the residual stream) is handed to the op that
+/// produces the other contribution, which adds it inside its own kernel, so no op is spent on sums.
+/// Gradients of weights go to a list of their own, because nothing in the backward waits for them
+/// and a schedule may defer them (zero-bubble pipelines, Qi et al. 2023). The norms' are the
 /// exception: their kernel computes both in one pass over the same data.
 final class Backward {
     private final Trace trace;

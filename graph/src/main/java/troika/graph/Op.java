@@ -4,12 +4,10 @@ import java.util.List;
 import troika.tensor.AttentionShape;
 import troika.tensor.Shape;
 
-/// What one call does: a method of [troika.tensor.Kernels], or a collective over a named axis of ranks.
-/// The records
-/// hold
-/// numbers only, so a program made of them can be written as JSON. Their inputs and outputs, in order, are
-/// documented
-/// here by the names of the kernels' arguments; `?` marks an input that may be absent.
+/// What one call does: a method of [troika.tensor.Kernels], or a collective over a named axis of
+/// ranks. The records hold numbers only, so a program made of them can be written as JSON. Their
+/// inputs and outputs, in order, are documented here by the names of the kernels' arguments; `?`
+/// marks an input that may be absent.
 public sealed interface Op {
     /// An op whose output is added to, or overwritten.
     sealed interface Accumulating extends Op {
@@ -121,10 +119,8 @@ public sealed interface Op {
         };
     }
 
-    /// Floating-point operations of the matrix products, a multiplication and an addition being two;
-    /// element-wise
-    /// work
-    /// counts as none, since bytes bound it.
+    /// Floating-point operations of the matrix products, a multiplication and an addition being
+    /// two; element-wise work counts as none, since bytes bound it.
     ///
     /// @param inputs shapes of the inputs that are there @param outputs shapes of the outputs
     default long flops(List<Shape> inputs, List<Shape> outputs) {

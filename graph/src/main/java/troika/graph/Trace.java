@@ -11,9 +11,9 @@ import troika.tensor.AttentionShape;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Collects the ops of a block's forward, on shapes alone. Each method here is one op, or a fixed list of
-/// them, and
-/// returns the symbolic result; see [troika.tensor.Kernels] for the formulas and shapes.
+/// Collects the ops of a block's forward, on shapes alone. Each method here is one op, or a fixed
+/// list of them, and returns the symbolic result; see [troika.tensor.Kernels] for the formulas and
+/// shapes.
 public final class Trace {
     /// What the trace is for.
     public enum Mode {
@@ -119,13 +119,10 @@ public final class Trace {
         return emit(new Op.SwiGlu(), "swiglu", shape(rows(gateUp), columns(gateUp) / 2), gateUp);
     }
 
-    /// The head with its cross-entropy, in chunks of rows so that logits are never whole: they are the
-    /// largest tensor
-    /// of a
-    /// small model by far. When training, a chunk's logits become their gradient in place, from which the
-    /// gradients
-    /// of `x`
-    /// and `weight` follow at once, while the chunk is still in cache; the backward finds them done.
+    /// The head with its cross-entropy, in chunks of rows so that logits are never whole: they are
+    /// the largest tensor of a small model by far. When training, a chunk's logits become their
+    /// gradient in place, from which the gradients of `x` and `weight` follow at once, while the
+    /// chunk is still in cache; the backward finds them done.
     ///
     /// @param labels I32 `[T]` @param scale F32 `[1]` @param loss F32 `[1]`, added to
     public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss, long chunkRows) {

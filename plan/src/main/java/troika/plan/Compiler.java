@@ -15,14 +15,10 @@ import troika.tensor.Shape;
 
 /// Compiles a model, a layout and policies into programs.
 ///
-/// A rank's work is emitted as instructions in issue order, on buffers without places ([RankTensors] makes
-/// what
-/// lasts,
-/// [TrainStep] what a step makes); then passes settle which writes overwrite
-/// ([RankBuilder#overwriteFirst]), where
-/// buffers
-/// lie ([Placement]) and who waits for whom ([Dependencies]). Blocks are traced once for each kind and
-/// shape.
+/// A rank's work is emitted as instructions in issue order, on buffers without places
+/// ([RankTensors] makes what lasts, [TrainStep] what a step makes); then passes settle which writes
+/// overwrite ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and who waits for whom
+/// ([Dependencies]). Blocks are traced once for each kind and shape.
 public final class Compiler {
     private final Model model;
     private final Layout layout;
@@ -76,16 +72,13 @@ public final class Compiler {
                 batches);
     }
 
-    /// The program that decodes one token on one rank, with weights and key-value cache in its arena.
-    /// `host logits`
-    /// is the
-    /// result.
+    /// The program that decodes one token on one rank, with weights and key-value cache in its
+    /// arena. `host logits` is the result.
     public StepProgram decoding() {
         RankTensors tensors = new RankTensors(0, 1, options, model, groups);
         tensors.addDecoding();
         RankBuilder builder = tensors.builder();
-        builder.emit(
-                Instruction.Kind.INPUT, Lane.UPLOAD, -1, -1, 0, tensors.inputCalls(0, List.of("tokens", "positions")));
+        tensors.emitDecodingInputs();
         int output = forward(tensors, builder, Trace.Mode.DECODE, 0, 1, 1);
         int logits = builder.allocate(
                 "host logits",
@@ -125,13 +118,7 @@ public final class Compiler {
 
     private void emitEvaluation(RankTensors tensors, RankBuilder builder) {
         List<Integer> batches = localBatches(tensors.rank());
-        for (int m = 0; m < batches.size(); m++) {
-            List<Call> calls = tensors.inputCalls(m, List.of("tokens", "labels", "positions"));
-            if (m == 0) {
-                calls.add(RankTensors.copy(builder.find("host scalars"), builder.find("scalars")));
-            }
-            builder.emit(Instruction.Kind.INPUT, Lane.UPLOAD, -1, -1, m, calls);
-        }
+        tensors.emitInputs(batches.size());
         for (int m = 0; m < batches.size(); m++) {
             if (batches.get(m) > 0) {
                 forward(tensors, builder, Trace.Mode.EVALUATE, m, batches.get(m), options.sequence());

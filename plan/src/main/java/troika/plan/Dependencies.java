@@ -8,26 +8,17 @@ import java.util.TreeMap;
 
 /// Pass: derives which instructions must wait for which, from the bytes they touch.
 ///
-/// Two instructions of different lanes that touch the same bytes, one of them writing, keep their issue
-/// order; lanes
-/// are
-/// first in, first out, so the last such instruction of each other lane is enough. The issue order is
-/// played twice,
-/// since
-/// a step must also wait for the one before it: with no barrier between steps, an Update of one precedes
-/// the first
-/// use of
-/// its weights in the next and nothing else. All dependencies point back in issue order, so no wait can
-/// close a
-/// circle.
+/// Two instructions of different lanes that touch the same bytes, one of them writing, keep their
+/// issue order; lanes are first in, first out, so the last such instruction of each other lane is
+/// enough. The issue order is played twice, since a step must also wait for the one before it: with
+/// no barrier between steps, an Update of one precedes the first use of its weights in the next and
+/// nothing else. All dependencies point back in issue order, so no wait can close a circle.
 final class Dependencies {
     private final List<List<Integer>> after = new ArrayList<>();
     private final List<List<Integer>> afterPrevious = new ArrayList<>();
 
-    /// Bytes of one arena with the same history: who wrote them last, and who of each lane read them
-    /// since. Numbers
-    /// count on
-    /// from the first playing to the second.
+    /// Bytes of one arena with the same history: who wrote them last, and who of each lane read
+    /// them since. Numbers count on from the first playing to the second.
     private static final class Cell {
         private long end;
         private int writer = -1;

@@ -8,11 +8,9 @@ import java.util.Map;
 import troika.graph.Block;
 import troika.graph.Parameter;
 
-/// Weights that are gathered, reduced and updated together: those of a block, flat and one behind the
-/// other, the
-/// decayed
-/// ones first, so that one launch updates them all. A weight that several blocks use belongs to the first
-/// of them.
+/// Weights that are gathered, reduced and updated together: those of a block, flat and one behind
+/// the other, the decayed ones first, so that one launch updates them all. A weight that several
+/// blocks use belongs to the first of them.
 ///
 /// @param offsets elements from the start of the flat group to each parameter
 /// @param elements the flat size, padding included: a multiple of `shards` × [#ALIGNMENT]

@@ -8,9 +8,8 @@ import troika.graph.Op;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// A rank's program while the compiler's passes work on it: buffers without places, tensors as slices of
-/// buffers, and
-/// instructions in issue order without dependencies.
+/// A rank's program while the compiler's passes work on it: buffers without places, tensors as
+/// slices of buffers, and instructions in issue order without dependencies.
 final class RankBuilder {
     /// Memory that lives and dies as one.
     record Buffer(String name, TensorSpec.Role role, boolean host, long bytes) {}
@@ -92,9 +91,8 @@ final class RankBuilder {
         }
     }
 
-    /// Pass: of all accumulating writes to a tensor in one execution, the first overwrites. No gradient
-    /// needs
-    /// zeroing.
+    /// Pass: of all accumulating writes to a tensor in one execution, the first overwrites. No
+    /// gradient needs zeroing.
     void overwriteFirst() {
         Set<List<Long>> written = new HashSet<>();
         for (int i = 0; i < drafts.size(); i++) {

@@ -10,20 +10,21 @@ import troika.graph.Parameter;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// The tensors of a rank that last from one execution to the next: weights, optimizer states, gradients,
-/// inputs.
+/// The tensors of a rank that last from one execution to the next: weights, optimizer states,
+/// gradients, inputs.
 ///
-/// Their names, by which the Engine loads and saves them: `weights:GROUP`, `master:GROUP`, `moment1:GROUP`,
-/// `moment2:GROUP`, `gradients:GROUP` are flat over a [ParameterGroup] or, of those that are sharded, over
-/// this
-/// rank's
-/// shard of it; `host tokens 0`, `host labels 0`, `host positions 0`, … by microbatch, `host scalars` and
-/// `host report` are what the host writes and reads.
+/// Their names, by which the Engine loads and saves them: `weights:GROUP`, `master:GROUP`,
+/// `moment1:GROUP`, `moment2:GROUP`, `gradients:GROUP` are flat over a [ParameterGroup] or, of
+/// those that are sharded, over this rank's shard of it; `host tokens 0`, `host labels 0`, `host
+/// positions 0`, … by microbatch, `host scalars` and `host report` are what the host writes and
+/// reads.
 final class RankTensors {
-    /// The scalars of a step, uploaded together: learning rate and bias corrections, as AdamW reads them,
-    /// then the
-    /// loss scale.
-    static final int SCALARS = 4;
+    /// The scalars of a step, uploaded together: learning rate and bias corrections, as AdamW reads
+    /// them, then the loss scale.
+    private static final int SCALARS = 4;
+
+    private static final List<String> BATCH_INPUTS = List.of("tokens", "labels", "positions");
+    private static final List<String> DECODING_INPUTS = List.of("tokens", "positions");
 
     private final int rank;
     private final int shards;
@@ -125,7 +126,7 @@ final class RankTensors {
 
     /// Adds what decoding needs: one token and its position.
     void addDecoding() {
-        for (String name : List.of("tokens", "positions")) {
+        for (String name : DECODING_INPUTS) {
             device(name + " 0", DType.I32, new Shape(1));
             host("host " + name + " 0", DType.I32, new Shape(1));
         }
@@ -134,7 +135,7 @@ final class RankTensors {
     private void addInputs(List<Integer> batches) {
         for (int m = 0; m < batches.size(); m++) {
             Shape shape = new Shape((long) batches.get(m) * options.sequence());
-            for (String name : List.of("tokens", "labels", "positions")) {
+            for (String name : BATCH_INPUTS) {
                 device(name + " " + m, DType.I32, shape);
                 host("host " + name + " " + m, DType.I32, shape);
             }
@@ -177,8 +178,23 @@ final class RankTensors {
         return tensor != null ? tensor : builder.find(name + " " + m);
     }
 
-    /// The copies that bring a microbatch's inputs to the device.
-    List<Call> inputCalls(int m, List<String> names) {
+    /// Emits what brings the inputs of a step or an evaluation to the device.
+    void emitInputs(int microbatches) {
+        for (int m = 0; m < microbatches; m++) {
+            List<Call> calls = inputCalls(m, BATCH_INPUTS);
+            if (m == 0) {
+                calls.add(copy(builder.find("host scalars"), builder.find("scalars")));
+            }
+            builder.emit(Instruction.Kind.INPUT, Lane.UPLOAD, -1, -1, m, calls);
+        }
+    }
+
+    /// Emits what brings the token to decode to the device.
+    void emitDecodingInputs() {
+        builder.emit(Instruction.Kind.INPUT, Lane.UPLOAD, -1, -1, 0, inputCalls(0, DECODING_INPUTS));
+    }
+
+    private List<Call> inputCalls(int m, List<String> names) {
         List<Call> calls = new ArrayList<>();
         for (String name : names) {
             calls.add(copy(builder.find("host " + name + " " + m), builder.find(name + " " + m)));

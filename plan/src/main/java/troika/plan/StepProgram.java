@@ -2,10 +2,9 @@ package troika.plan;
 
 import java.util.List;
 
-/// The whole work of one execution (an optimizer step, an evaluation of one batch, the decoding of one
-/// token), for
-/// every
-/// rank, as data: it can be written as JSON and executed by any Engine ([ProgramJson]).
+/// The whole work of one execution (an optimizer step, an evaluation of one batch, the decoding of
+/// one token), for every rank, as data: it can be written as JSON and executed by any Engine
+/// ([ProgramJson]).
 ///
 /// @param name "train", "evaluate" or "decode"
 /// @param blocks the names of the blocks, for messages

@@ -13,13 +13,9 @@ import troika.graph.Trace;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Emits a rank's optimizer step: forward and backward of its microbatches, reduction of each group as
-/// soon as its
-/// last
-/// gradient is there, norm, update, and the gathering of updated weights, which the next step's forward
-/// waits for
-/// group by
-/// group.
+/// Emits a rank's optimizer step: forward and backward of its microbatches, reduction of each group
+/// as soon as its last gradient is there, norm, update, and the gathering of updated weights, which
+/// the next step's forward waits for group by group.
 final class TrainStep {
     private final Compiler compiler;
     private final List<Block> blocks;
@@ -54,13 +50,7 @@ final class TrainStep {
     void emit() {
         List<Integer> batches = compiler.localBatches(tensors.rank());
         int microbatches = batches.size();
-        for (int m = 0; m < microbatches; m++) {
-            List<Call> calls = tensors.inputCalls(m, List.of("tokens", "labels", "positions"));
-            if (m == 0) {
-                calls.add(RankTensors.copy(builder.find("host scalars"), builder.find("scalars")));
-            }
-            builder.emit(Instruction.Kind.INPUT, Lane.UPLOAD, -1, -1, m, calls);
-        }
+        tensors.emitInputs(microbatches);
         for (int m = 0; m < microbatches; m++) {
             microbatch(m, batches.get(m), m == microbatches - 1);
         }

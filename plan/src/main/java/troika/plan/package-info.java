@@ -1,3 +1,4 @@
+/// The compiler: from a model, a layout and policies to the programs that ranks execute, as data.
 @NullMarked
 package troika.plan;
 

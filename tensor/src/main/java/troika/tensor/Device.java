@@ -3,9 +3,8 @@ package troika.tensor;
 import java.lang.foreign.MemorySegment;
 import org.jspecify.annotations.Nullable;
 
-/// One rank's device: where its memory, streams and kernels come from. Several ranks may share one piece of hardware,
-/// each
-/// through a Device of its own.
+/// One rank's device: where its memory, streams and kernels come from. Several ranks may share one
+/// piece of hardware, each through a Device of its own.
 public interface Device extends AutoCloseable {
     /// A name for messages and reports, such as "cpu:0 (AMD EPYC, 2 threads, avx512_bf16)".
     String name();

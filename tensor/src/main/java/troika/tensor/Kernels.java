@@ -2,19 +2,17 @@ package troika.tensor;
 
 import org.jspecify.annotations.Nullable;
 
-/// What a device computes. One method is one launch, asynchronous on a [Stream]; tensors must stay valid until it has
-/// run.
+/// What a device computes. One method is one launch, asynchronous on a [Stream]; tensors must stay
+/// valid until it has run.
 ///
-/// Notation: T tokens of a microbatch (batch × sequence, flattened), H hidden size, V vocabulary, Q and K query and
-/// key-value heads, D head size, F intermediate size, N and K outputs and inputs of a matrix product. "Compute dtype"
-/// is
-/// F32 or BF16, the same for all such arguments of one call; arithmetic inside is in fp32, and sums that cross many
-/// elements
-/// are at least fp32. Every result is the same, bit for bit, on every call with the same arguments on the same machine.
-/// Gradients of weights are F32; `accumulate` adds to what is there, otherwise it is overwritten. No argument may
-/// overlap
-/// another unless said. Tensors of zero rows are allowed and do nothing, but that gradients of weights which are not
-/// accumulated become zero.
+/// Notation: T tokens of a microbatch (batch × sequence, flattened), H hidden size, V vocabulary, Q
+/// and K query and key-value heads, D head size, F intermediate size, N and K outputs and inputs of
+/// a matrix product. "Compute dtype" is F32 or BF16, the same for all such arguments of one call;
+/// arithmetic inside is in fp32, and sums that cross many elements are at least fp32. Every result
+/// is the same, bit for bit, on every call with the same arguments on the same machine. Gradients
+/// of weights are F32; `accumulate` adds to what is there, otherwise it is overwritten. No argument
+/// may overlap another unless said. Tensors of zero rows are allowed and do nothing, but that
+/// gradients of weights which are not accumulated become zero.
 public interface Kernels {
     // Embedding: out[t] = table[tokens[t]].
 
@@ -67,20 +65,19 @@ public interface Kernels {
     // Rotary position embedding (Su et al. 2021), in Hugging Face's order: a head's halves are the real and imaginary
     // parts.
 
-    /// Rotates in place the first `heads` heads of each row of x by the angles of the row's position; `inverse` rotates
-    /// back,
-    /// which is the backward. The rest of a row (the values) stays.
+    /// Rotates in place the first `heads` heads of each row of x by the angles of the row's
+    /// position; `inverse` rotates back, which is the backward. The rest of a row (the values)
+    /// stays.
     ///
     /// @param x `[T, C]` of the compute dtype, C ≥ heads × headSize
     /// @param positions I32 `[T]`, each in [0, P)
     /// @param table F32 `[P, headSize]`: cosines in the first half of a row, sines in the second
     void rope(Stream stream, Tensor x, Tensor positions, Tensor table, int heads, int headSize, boolean inverse);
 
-    // Causal attention within documents: query i of a sequence sees keys i − positions[i] … i of the same sequence,
-    // where
-    // positions[i] counts from the start of i's document (in this sequence). Query head q uses key-value head q · K /
-    // Q.
-    // A row of qkv is the Q query heads, then the K key heads, then the K value heads.
+    // Causal attention within documents: query i of a sequence sees keys i − positions[i] … i of
+    // the same sequence, where positions[i] counts from the start of i's document (in this
+    // sequence). Query head q uses key-value head q · K / Q. A row of qkv is the Q query heads,
+    // then the K key heads, then the K value heads.
 
     /// out = softmax(scale · q · kᵀ) · v, computed in blocks (Dao et al. 2022): scores are never stored whole.
     ///
@@ -99,11 +96,11 @@ public interface Kernels {
             Tensor logSumExp,
             Tensor gradQkv);
 
-    /// One new token against a cache: writes the key and value of `qkv` into row `position` of the caches, and attends
-    /// to rows
-    /// 0 … position.
+    /// One new token against a cache: writes the key and value of `qkv` into row `position` of the
+    /// caches, and attends to rows 0 … position.
     ///
-    /// @param shape batch and sequence are 1; @param qkv `[1, (Q + 2K) · D]`; @param position I32 `[1]`
+    /// @param shape batch and sequence are 1; @param qkv `[1, (Q + 2K) · D]`; @param position I32
+    /// `[1]`
     /// @param keys `[P, K · D]` and @param values the caches; @param out `[1, Q · D]`
     void attentionDecode(
             Stream stream, AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out);
@@ -118,9 +115,9 @@ public interface Kernels {
 
     // Cross-entropy over logits, averaged by the caller's scale (1 / target tokens of the whole batch).
 
-    /// loss (+)= scale · Σ over t with labels[t] ≥ 0 of −log softmax(logits[t])[labels[t]]; and where `gradient` is
-    /// true the
-    /// logits become their gradient in place: scale · (softmax − onehot), zero where the label is negative.
+    /// loss (+)= scale · Σ over t with labels[t] ≥ 0 of −log softmax(logits[t])[labels[t]]; and
+    /// where `gradient` is true the logits become their gradient in place: scale · (softmax −
+    /// onehot), zero where the label is negative.
     ///
     /// @param logits `[T, V]` of the compute dtype; @param labels I32 `[T]`, negative: no target
     /// @param scale F32 `[1]`; @param loss F32 `[1]`
@@ -138,9 +135,8 @@ public interface Kernels {
     /// out (+)= Σ x². @param x F32 `[n]`; @param out F32 `[1]`
     void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate);
 
-    /// norm = √sumSquares; factor = min(1, maxNorm / (norm + 1e-6)), or 1 where maxNorm is 0; NaN where the norm or the
-    /// loss
-    /// is not finite, which makes [#adamw] change nothing.
+    /// norm = √sumSquares; factor = min(1, maxNorm / (norm + 1e-6)), or 1 where maxNorm is 0; NaN
+    /// where the norm or the loss is not finite, which makes [#adamw] change nothing.
     ///
     /// @param sumSquares F32 `[1]`; @param loss F32 `[1]`; @param out F32 `[2]`: norm, factor
     void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out);

@@ -1,8 +1,8 @@
 package troika.tensor;
 
-/// A queue of work that a device runs in order, asynchronously to the thread that enqueues it. One thread at a time may
-/// use
-/// it. Work that fails stops the stream: the next [#synchronize] throws the failure.
+/// A queue of work that a device runs in order, asynchronously to the thread that enqueues it. One
+/// thread at a time may use it. Work that fails stops the stream: the next [#synchronize] throws
+/// the failure.
 public interface Stream extends AutoCloseable {
     /// Enqueues a function of the host, such as an in-process collective. It runs on the stream's own thread.
     void enqueue(Runnable function);
@@ -10,9 +10,9 @@ public interface Stream extends AutoCloseable {
     /// Marks this point: `event` is reached when everything enqueued before is done.
     void record(Event event);
 
-    /// Lets later work of this stream start only when the latest [#record] of `event` that was issued before this call
-    /// is
-    /// reached (as CUDA has it: a record issued later does not count; no record at all is no wait).
+    /// Lets later work of this stream start only when the latest [#record] of `event` that was
+    /// issued before this call is reached (as CUDA has it: a record issued later does not count; no
+    /// record at all is no wait).
     void await(Event event);
 
     /// Work enqueued from here to [#endCapture] is not run but kept, to be launched again and again at the same

@@ -1,3 +1,4 @@
+/// The contract of a device: tensors in its memory, streams of work, and the kernels that it computes.
 @NullMarked
 package troika.tensor;
 

@@ -1,3 +1,4 @@
+/// Training as a library ([troika.train.Trainer]), and generation ([troika.train.Generator]).
 @NullMarked
 package troika.train;
 
