@@ -45,8 +45,9 @@ class BackwardTest {
                         "LinearBackwardWeight grad_gateUp norm → ∂gateUp",
                         "LinearBackwardWeight grad_hidden attention → ∂out",
                         "LinearBackwardWeight grad_qkv norm → ∂qkv");
-        assertThat(layer.inputGradient()).isNotNull().satisfies(gradient -> assertThat(gradient.shape())
-                .isEqualTo(new Shape(16, Graphs.HIDDEN)));
+        assertThat(layer.inputGradient())
+                .isNotNull()
+                .satisfies(gradient -> assertThat(gradient.shape()).isEqualTo(new Shape(16, Graphs.HIDDEN)));
     }
 
     @Test
@@ -108,23 +109,28 @@ class BackwardTest {
                         "swiglu[16, 12]BF16",
                         "output[16, 8]BF16");
         assertThat(layer.backwardWeight())
-                .allSatisfy(node -> assertThat(node.outputs().getFirst().dtype()).isEqualTo(DType.F32));
+                .allSatisfy(
+                        node -> assertThat(node.outputs().getFirst().dtype()).isEqualTo(DType.F32));
     }
 
     @Test
     void aGradientThatNoOpAddsIsRefused() {
         Block twice = new Graphs.Simple(
                 Map.of("weight", new Parameter("weight", new Shape(8, 8), true, 0.02)), (trace, x) -> {
-                    Value first = trace.linear(x, trace.parameter("weight"), null, "first");
-                    return trace.linear(trace.linear(first, trace.parameter("weight"), null, "a"),
-                            trace.parameter("weight"), first, "b");
+                    Value first = trace.linear(Graphs.present(x), trace.parameter("weight"), null, "first");
+                    return trace.linear(
+                            trace.linear(first, trace.parameter("weight"), null, "a"),
+                            trace.parameter("weight"),
+                            first,
+                            "b");
                 });
         assertThatThrownBy(() -> trace(twice, Trace.Mode.TRAIN)).hasMessageContaining("two gradients reach first");
     }
 
     @Test
     void aParameterThatIsNotThereIsRefused() {
-        Block wrong = new Graphs.Simple(Map.of(), (trace, x) -> trace.rmsNorm(x, trace.parameter("norm"), 1e-6));
+        Block wrong = new Graphs.Simple(
+                Map.of(), (trace, x) -> trace.rmsNorm(Graphs.present(x), trace.parameter("norm"), 1e-6));
         assertThatThrownBy(() -> trace(wrong, Trace.Mode.TRAIN)).hasMessageContaining("norm");
     }
 }

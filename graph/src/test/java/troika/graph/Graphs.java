@@ -54,7 +54,7 @@ final class Graphs {
         });
     }
 
-    private static Value present(@Nullable Value x) {
+    static Value present(@Nullable Value x) {
         if (x == null) {
             throw new IllegalArgumentException("no input");
         }
@@ -71,7 +71,8 @@ final class Graphs {
                                         .map(value -> value == null ? "-" : word(value))
                                         .toList())
                         + " → "
-                        + String.join(" ", node.outputs().stream().map(Graphs::word).toList()))
+                        + String.join(
+                                " ", node.outputs().stream().map(Graphs::word).toList()))
                 .toList();
     }
 

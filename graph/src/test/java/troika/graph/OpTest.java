@@ -18,7 +18,8 @@ class OpTest {
         long expected = 2 * 3 * 5 * 7;
         assertThat(new Op.Linear().flops(List.of(X, WEIGHT), List.of(OUT))).isEqualTo(expected);
         assertThat(new Op.Linear().flops(List.of(X, WEIGHT, OUT), List.of(OUT))).isEqualTo(expected);
-        assertThat(new Op.LinearBackwardInput().flops(List.of(OUT, WEIGHT), List.of(X))).isEqualTo(expected);
+        assertThat(new Op.LinearBackwardInput().flops(List.of(OUT, WEIGHT), List.of(X)))
+                .isEqualTo(expected);
         assertThat(new Op.LinearBackwardWeight(true).flops(List.of(OUT, X), List.of(WEIGHT)))
                 .isEqualTo(expected);
     }
@@ -40,8 +41,8 @@ class OpTest {
 
     @Test
     void aTrainedLayerTakesThreeTimesItsForward() {
-        TracedBlock layer = TracedBlock.of(
-                Graphs.layer(), Trace.Mode.TRAIN, DType.F32, 2, 8, new Shape(16, Graphs.HIDDEN));
+        TracedBlock layer =
+                TracedBlock.of(Graphs.layer(), Trace.Mode.TRAIN, DType.F32, 2, 8, new Shape(16, Graphs.HIDDEN));
         long products = 2 * 16 * (16 * 8 + 8 * 8 + 24 * 8 + 12 * 8);
         long attention = 2 * 2 * 2 * 8 * 8 * 4;
         assertThat(flops(layer.forward())).isEqualTo(products + attention);

@@ -31,8 +31,7 @@ final class Decoder implements AutoCloseable {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
-        PlanOptions options =
-                new PlanOptions(dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, device.workspaceBytes());
+        PlanOptions options = new PlanOptions(dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, device.workspaceBytes());
         Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));

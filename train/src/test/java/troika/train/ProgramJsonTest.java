@@ -10,6 +10,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -80,7 +81,7 @@ class ProgramJsonTest {
         Random random = new Random(1);
         for (int i = 0; i < 40; i++) {
             Map<?, ?> tree = MAPPER.readValue(whole, Map.class);
-            String what = damage(tree.get("train"), random);
+            String what = damage(Objects.requireNonNull(tree.get("train")), random);
             Files.writeString(file, MAPPER.writeValueAsString(tree));
             assertThat(catchThrowable(() -> ProgramJson.read(file)))
                     .as(what)
@@ -105,7 +106,7 @@ class ProgramJsonTest {
                 continue;
             }
             @SuppressWarnings("unchecked")
-            Map<String, Object> fields = (Map<String, Object>) at;
+            Map<String, Object> fields = Objects.requireNonNull((Map<String, Object>) at);
             String key = new ArrayList<>(fields.keySet()).get(random.nextInt(fields.size()));
             path += "/" + key;
             Object value = fields.get(key);
@@ -119,7 +120,7 @@ class ProgramJsonTest {
                 fields.remove(key);
                 return path + " left out";
             }
-            Object wrong = wrong(value, random);
+            Object wrong = wrong(Objects.requireNonNull(value), random);
             fields.put(key, wrong);
             return path + " = " + wrong;
         }

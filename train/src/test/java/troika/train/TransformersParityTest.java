@@ -54,7 +54,18 @@ class TransformersParityTest {
         Model model = DeepSeekLlm.of(config, SEQUENCE);
         List<Device> devices = TinyRun.devices(1);
         PlanOptions options = new PlanOptions(
-                DType.F32, SEQUENCE, BATCH, 1, 0, false, 0.9f, 0.95f, 1e-8f, 0.1f, 1f, devices.getFirst().workspaceBytes());
+                DType.F32,
+                SEQUENCE,
+                BATCH,
+                1,
+                0,
+                false,
+                0.9f,
+                0.95f,
+                1e-8f,
+                0.1f,
+                1f,
+                devices.getFirst().workspaceBytes());
         TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);

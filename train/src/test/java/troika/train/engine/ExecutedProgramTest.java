@@ -19,6 +19,7 @@ import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.tensor.Memory;
+import troika.tensor.Shape;
 import troika.train.TinyRun;
 
 /// What the Engine does is the program: no call more, none less, none in another order or on other memory.
@@ -55,6 +56,15 @@ class ExecutedProgramTest {
         try (Recorded recorded = Recorded.of(job, true)) {
             TinyRun.run(job, recorded.plan(), recorded.engine(), 2);
             recorded.execute(1);
+            for (int rank = 0; rank < job.ranks(); rank++) {
+                assertThat(recorded.engine().arenaBytes(rank))
+                        .isEqualTo(recorded.plan().memory().get(rank).total())
+                        .isEqualTo(recorded.recordings()
+                                .get(rank)
+                                .arenas()
+                                .getFirst()
+                                .bytes());
+            }
             List<Memory> all = new ArrayList<>();
             for (Recording recording : recorded.recordings()) {
                 assertThat(recording.foreign()).isEmpty();
@@ -114,7 +124,7 @@ class ExecutedProgramTest {
             Recording recording = one.recordings().getFirst();
             Memory peers = one.recordings().get(1).arenas().getFirst();
             var stream = recording.device().stream("compute 0", null);
-            recording.device().kernels().zero(stream, peers.tensor(0, DType.F32, troika.tensor.Shape.of(4)));
+            recording.device().kernels().zero(stream, peers.tensor(0, DType.F32, Shape.of(4)));
             stream.close();
             assertThat(recording.foreign()).hasSize(1);
         }

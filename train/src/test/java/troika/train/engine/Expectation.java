@@ -56,7 +56,7 @@ final class Expectation {
 
     private static String words(RankProgram program, List<Memory> arenas, Call call) {
         String name = call.op().getClass().getSimpleName();
-        String[] pattern = String.valueOf(METHODS.get(name)).split(" ");
+        String[] pattern = String.valueOf(METHODS.get(name)).split(" ", -1);
         StringBuilder words = new StringBuilder(pattern[0]);
         for (int i = 1; i < pattern.length; i++) {
             String word = pattern[i];

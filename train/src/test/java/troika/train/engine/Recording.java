@@ -7,7 +7,6 @@ import java.lang.reflect.Proxy;
 import java.util.ArrayList;
 import java.util.IdentityHashMap;
 import java.util.List;
-import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.comm.Communicator;
 import troika.tensor.Device;
@@ -24,7 +23,7 @@ final class Recording {
     private final List<Seen> seen = new ArrayList<>();
     private final List<String> foreign = new ArrayList<>();
     private final List<Memory> arenas = new ArrayList<>();
-    private final Map<Stream, String> lanes = new IdentityHashMap<>();
+    private final IdentityHashMap<Stream, String> lanes = new IdentityHashMap<>();
     private final Device device;
     private final Communicator communicator;
     private final boolean real;
@@ -51,7 +50,7 @@ final class Recording {
         this.communicator = wrap(
                 Communicator.class,
                 communicator,
-                (target, method, arguments) -> arguments != null && arguments[0] instanceof Stream
+                (target, method, arguments) -> arguments.length > 0 && arguments[0] instanceof Stream
                         ? launch(target, method, arguments)
                         : call(target, method, arguments));
     }
@@ -110,15 +109,16 @@ final class Recording {
 
     private interface Handler {
         @Nullable
-        Object call(Object target, Method method, Object @Nullable [] arguments) throws Throwable;
+        Object call(Object target, Method method, Object[] arguments) throws Throwable;
     }
 
     private static <T> T wrap(Class<T> type, T target, Handler handler) {
-        InvocationHandler invocation = (_, method, arguments) -> handler.call(target, method, arguments);
+        InvocationHandler invocation =
+                (_, method, arguments) -> handler.call(target, method, arguments == null ? new Object[0] : arguments);
         return type.cast(Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[] {type}, invocation));
     }
 
-    private static @Nullable Object call(Object target, Method method, Object @Nullable [] arguments) throws Throwable {
+    private static @Nullable Object call(Object target, Method method, Object[] arguments) throws Throwable {
         try {
             method.setAccessible(true);
             return method.invoke(target, arguments);

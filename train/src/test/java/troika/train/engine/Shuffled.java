@@ -8,6 +8,7 @@ import java.util.EnumMap;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import troika.comm.Communicator;
 import troika.plan.Instruction;
@@ -48,11 +49,13 @@ final class Shuffled {
         Tensor workspace = memory.tensor(program.tensor("workspace:" + Lane.COMPUTE));
         for (Lane lane : Lane.values()) {
             streams.put(lane, device.stream("shuffled " + lane, lane == Lane.COMPUTE ? workspace : null));
-            lanes.put(lane, new ArrayList<>());
-            ran.put(lane, 0);
+            List<Instruction> own = program.instructions().stream()
+                    .filter(instruction -> instruction.lane() == lane)
+                    .toList();
+            if (!own.isEmpty()) {
+                lanes.put(lane, own);
+            }
         }
-        program.instructions().forEach(i -> lanes.get(i.lane()).add(i));
-        lanes.values().removeIf(List::isEmpty);
         dispatch = new Dispatch(device.kernels(), communicator, memory.tensors(program));
         cells = new Cells(program);
         random = new Random(seed);
@@ -65,7 +68,10 @@ final class Shuffled {
         Map<Instruction, Integer> choices = new HashMap<>();
         while (true) {
             choices.clear();
-            lanes.forEach((lane, own) -> choices.put(own.get(ran.get(lane) % own.size()), ran.get(lane) / own.size()));
+            lanes.forEach((lane, own) -> {
+                int count = ran.getOrDefault(lane, 0);
+                choices.put(own.get(count % own.size()), count / own.size());
+            });
             int steps = started;
             choices.entrySet()
                     .removeIf(choice -> choice.getValue() >= steps || !ready(choice.getKey(), choice.getValue()));
@@ -90,7 +96,7 @@ final class Shuffled {
                 List<Instruction> list = new ArrayList<>(choices.keySet());
                 list.sort((a, b) -> Integer.compare(a.id(), b.id()));
                 Instruction next = list.get(random.nextInt(list.size()));
-                execute(next, choices.get(next));
+                execute(next, choices.getOrDefault(next, 0));
             }
         }
         for (BitSet step : done) {
@@ -120,7 +126,7 @@ final class Shuffled {
         if (done.get(step).nextClearBit(0) != instruction.id() || (step > 0 && unfinished(step - 1))) {
             outOfOrder++;
         }
-        Stream stream = streams.get(instruction.lane());
+        Stream stream = Objects.requireNonNull(streams.get(instruction.lane()));
         dispatch.calls(stream, instruction.calls());
         stream.synchronize();
         BitSet now = done.get(step);
