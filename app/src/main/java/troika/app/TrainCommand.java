@@ -91,7 +91,11 @@ final class TrainCommand implements Command {
                         "Activations to compute again in backward, to save memory. (default: none)",
                         word -> run.recompute(Recompute.of(word)),
                         "--recompute")
-                .texts("PATH", "Text to evaluate on, as --data; or held-out: about 1 % of the training documents, not trained on.", run::evalData, "--eval-data")
+                .texts(
+                        "PATH",
+                        "Text to evaluate on, as --data; or held-out: about 1 % of the training documents, not trained on.",
+                        run::evalData,
+                        "--eval-data")
                 .count("Steps between evaluations; 0: at the end. (default: 0)", run::evalSteps, "--eval-steps")
                 .count(
                         "Steps between lines of progress without a terminal. (default: 10)",

@@ -56,7 +56,8 @@ class BadInputTest {
         write("garbage/config.json", CONFIG);
         Files.write(shared.resolve("garbage/model.safetensors"), new byte[] {1, 2, 3, 4, 5, 6, 7, 8, 9});
         write("shapes/config.json", CONFIG);
-        safetensors("shapes", "{\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}");
+        safetensors(
+                "shapes", "{\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}");
         write("lacks/config.json", CONFIG);
         safetensors("lacks", "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}");
         write("three.json", """
@@ -64,10 +65,9 @@ class BadInputTest {
                 """);
         write("typo.json", "{\"train_batch_sise\": 12}");
         write("broken.json", "{oops}");
-        assertThat(run(List.of(
-                        "train --model m --data text.txt --tokenizer byte --sequence-length 32 --max-steps 1"
-                                        .concat(" --train-batch-size 2 --save-steps 1 --output done")
-                                        .split(" "))))
+        assertThat(run(List.of("train --model m --data text.txt --tokenizer byte --sequence-length 32 --max-steps 1"
+                        .concat(" --train-batch-size 2 --save-steps 1 --output done")
+                        .split(" "))))
                 .isZero();
     }
 
@@ -95,7 +95,8 @@ class BadInputTest {
         boolean path = false;
         for (String word : words) {
             arguments.add(path && !word.contains("tiny") ? shared.resolve(word).toString() : word);
-            path = List.of("--model", "--data", "--eval-data", "--config", "--output").contains(word)
+            path = List.of("--model", "--data", "--eval-data", "--config", "--output")
+                            .contains(word)
                     || word.equals("--resume-from");
         }
         arguments.replaceAll(word -> word.equals("--resume-from") ? "--resume" : word);
@@ -211,7 +212,8 @@ class BadInputTest {
 
     @Test
     void whatIsNoMistakeWorks() {
-        assertThat(run(List.of("generate --model done/model --prompt Hi --max-new-tokens 3 --temperature 0".split(" "))))
+        assertThat(run(List.of(
+                        "generate --model done/model --prompt Hi --max-new-tokens 3 --temperature 0".split(" "))))
                 .isZero();
         assertThat(out.toString(UTF_8)).startsWith("Hi");
         assertThat(err.size()).isZero();

@@ -72,8 +72,7 @@ class SignalTest {
             process.destroyForcibly();
         }
         assertThat(process.exitValue()).isEqualTo(status);
-        Checkpoints.Checkpoint saved =
-                Checkpoints.latest(folder.resolve("run")).orElseThrow();
+        Checkpoints.Checkpoint saved = Checkpoints.latest(folder.resolve("run")).orElseThrow();
         assertThat(saved.step()).isGreaterThanOrEqualTo(3);
         assertThat(last).isEqualTo("Stopped after step " + saved.step() + "; --resume goes on from there.");
         Checkpoints.verify(saved.directory());

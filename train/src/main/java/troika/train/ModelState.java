@@ -134,7 +134,8 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
-                    writePart(writer, name(part, state, states), type, state, group, position(group, index, part), part);
+                    writePart(
+                            writer, name(part, state, states), type, state, group, position(group, index, part), part);
                 }
             }
         });

@@ -31,7 +31,6 @@ import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.Recompute;
-import troika.train.config.SaveStrategy;
 import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
 import troika.train.data.BatchCursor;
@@ -165,7 +164,10 @@ final class Run implements AutoCloseable {
             try {
                 ProgramJson.write(file, List.of(plan.train(), plan.evaluate()));
             } catch (IOException e) {
-                throw new UserException("--dump-program " + file + " cannot be written: name a file in a folder that exists and may be written.", e);
+                throw new UserException(
+                        "--dump-program " + file
+                                + " cannot be written: name a file in a folder that exists and may be written.",
+                        e);
             }
         }
     }
@@ -186,7 +188,8 @@ final class Run implements AutoCloseable {
     }
 
     private long stepsPerEpoch() {
-        return Math.ceilDiv(data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
+        return Math.ceilDiv(
+                data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
     }
 
     private long totalSteps() {
@@ -265,9 +268,10 @@ final class Run implements AutoCloseable {
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
         if (!Float.isFinite(loss) || !Float.isFinite(norm)) {
             // The update has changed nothing: see Kernels.adamw.
-            throw new UserException("Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
-                    + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
-                    + "; lower the learning rate or look at the data and weights.");
+            throw new UserException(
+                    "Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
+                            + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
+                            + "; lower the learning rate or look at the data and weights.");
         }
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
@@ -372,7 +376,9 @@ final class Run implements AutoCloseable {
         ObjectNode resolved = node.putObject("options");
         for (var component : TrainingOptions.class.getRecordComponents()) {
             try {
-                resolved.put(component.getName(), String.valueOf(component.getAccessor().invoke(options)));
+                resolved.put(
+                        component.getName(),
+                        String.valueOf(component.getAccessor().invoke(options)));
             } catch (ReflectiveOperationException e) {
                 throw new IllegalStateException(component.getName().toLowerCase(Locale.ROOT), e);
             }

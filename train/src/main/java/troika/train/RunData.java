@@ -29,7 +29,8 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
         int length = options.sequenceLength();
         if (options.data().contains(SYNTHETIC)) {
             if (options.data().size() > 1 || !options.evalData().isEmpty()) {
-                throw new UserException("--data synthetic goes with no other data: leave out the rest and --eval-data.");
+                throw new UserException(
+                        "--data synthetic goes with no other data: leave out the rest and --eval-data.");
             }
             return new RunData(
                     new SyntheticDataset(vocabulary, length, options.seed()),
@@ -49,7 +50,8 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
                 key += " without " + HELD_OUT;
                 evaluation = split.heldOut();
             } else if (!options.evalData().isEmpty()) {
-                evaluation = open(options.evalData(), tokenizer, vocabulary, caches).all();
+                evaluation =
+                        open(options.evalData(), tokenizer, vocabulary, caches).all();
             }
             Dataset training = PackedDataset.shuffled(documents, length, options.seed());
             if (training.samplesPerEpoch() < options.ranks()) {
@@ -65,8 +67,7 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
         }
     }
 
-    private static TokenCache open(
-            List<String> data, Tokenizer tokenizer, int vocabulary, List<TokenCache> caches) {
+    private static TokenCache open(List<String> data, Tokenizer tokenizer, int vocabulary, List<TokenCache> caches) {
         TokenCache cache = TokenCache.open(Corpus.open(data), tokenizer, TokenCache.defaultDirectory());
         caches.add(cache);
         cache.checkVocabulary(vocabulary);

@@ -37,7 +37,8 @@ final class RunDirectory implements AutoCloseable {
             throw new UserException("The output " + root + " is a file: give a folder with --output.");
         }
         boolean latest = resume != null && resume.equals("latest");
-        boolean taken = Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty();
+        boolean taken =
+                Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty();
         if (resume != null && !latest) {
             Path checkpoint = Path.of(resume);
             requireCheckpoint(checkpoint);
@@ -54,13 +55,16 @@ final class RunDirectory implements AutoCloseable {
 
     /// Whether a checkpoint is one of the run in `root`.
     private static boolean isWithin(Path root, Path checkpoint) {
-        return checkpoint.toAbsolutePath().normalize().startsWith(root.toAbsolutePath().normalize());
+        return checkpoint
+                .toAbsolutePath()
+                .normalize()
+                .startsWith(root.toAbsolutePath().normalize());
     }
 
     private static void requireCheckpoint(Path directory) {
         if (!Files.isDirectory(directory)) {
-            throw new UserException("The checkpoint " + directory
-                    + " is not there: give the folder of one, or --resume latest.");
+            throw new UserException(
+                    "The checkpoint " + directory + " is not there: give the folder of one, or --resume latest.");
         }
         for (String file : List.of("manifest.json", TrainerState.FILE)) {
             if (!Files.isRegularFile(directory.resolve(file))) {
@@ -168,11 +172,15 @@ final class RunDirectory implements AutoCloseable {
             action.run();
         } catch (FileSystemException e) {
             String reason = e.getReason() == null ? e.getClass().getSimpleName() : e.getReason();
-            throw new UserException("The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
-                    + "): free some space or give another folder with --output.", e);
+            throw new UserException(
+                    "The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
+                            + "): free some space or give another folder with --output.",
+                    e);
         } catch (IOException e) {
-            throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage()
-                    + "): free some space or give another folder with --output.", e);
+            throw new UserException(
+                    "The output folder " + root + " cannot be written (" + e.getMessage()
+                            + "): free some space or give another folder with --output.",
+                    e);
         } catch (UncheckedIOException e) {
             throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage() + ").", e);
         }

@@ -55,8 +55,7 @@ final class Child implements AutoCloseable {
                 output.toString(),
                 String.valueOf(steps),
                 resume));
-        return new Child(
-                new ProcessBuilder(command).redirectErrorStream(true).start());
+        return new Child(new ProcessBuilder(command).redirectErrorStream(true).start());
     }
 
     /// Says of each step and save when it is done, and "done" at the end.
@@ -116,13 +115,8 @@ final class Child implements AutoCloseable {
     }
 
     /// kill -9
-    void kill() throws InterruptedException {
-        process.destroyForcibly();
-        process.waitFor();
-    }
-
     @Override
-    public void close() throws InterruptedException {
-        kill();
+    public void close() {
+        process.destroyForcibly().onExit().join();
     }
 }

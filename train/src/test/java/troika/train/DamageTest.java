@@ -86,7 +86,8 @@ class DamageTest {
     @Test
     void anotherModel() throws Exception {
         ModelConfig config = Runs.config(true);
-        assertRefused(resumed().model(Runs.model(folder.resolve("other"), config).toString()))
+        assertRefused(resumed()
+                        .model(Runs.model(folder.resolve("other"), config).toString()))
                 .hasMessageContaining("tie_word_embeddings is false and not true")
                 .hasMessageContaining("config.json");
     }
@@ -97,7 +98,9 @@ class DamageTest {
         assertRefused(resumed().sequenceLength(16)).hasMessageContaining("--sequence-length 32");
         Path other = Files.createDirectories(folder.resolve("other"));
         assertRefused(resumed().data(List.of(Runs.text(other, 9).toString()))).hasMessageContaining("other data");
-        assertRefused(resumed().maxSteps(1)).hasMessageContaining("after step 2").hasMessageContaining("--max-steps");
+        assertRefused(resumed().maxSteps(1))
+                .hasMessageContaining("after step 2")
+                .hasMessageContaining("--max-steps");
     }
 
     @Test

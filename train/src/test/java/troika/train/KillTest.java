@@ -55,8 +55,7 @@ class KillTest {
                 child.await("saved");
                 Thread.sleep(random.nextLong(60));
             }
-            Checkpoints.Checkpoint latest =
-                    Checkpoints.latest(output("run")).orElseThrow();
+            Checkpoints.Checkpoint latest = Checkpoints.latest(output("run")).orElseThrow();
             assertThat(latest.step()).isGreaterThan(before);
             for (Checkpoints.Checkpoint checkpoint : Checkpoints.list(output("run"))) {
                 Checkpoints.verify(checkpoint.directory());
@@ -82,7 +81,9 @@ class KillTest {
                     .hasMessageContaining("disk is full")
                     .hasMessageContaining("step-3")
                     .hasMessageNotContaining("\n");
-            assertThat(Checkpoints.list(run)).extracting(Checkpoints.Checkpoint::step).containsExactly(1L, 2L);
+            assertThat(Checkpoints.list(run))
+                    .extracting(Checkpoints.Checkpoint::step)
+                    .containsExactly(1L, 2L);
             Checkpoints.verify(Checkpoints.directory(run, 2));
             // Not one byte: metrics cannot be written either.
             fill(disk.resolve("filler"), 0);
@@ -113,8 +114,7 @@ class KillTest {
     /// Fills the disk up to a rest of bytes.
     private static void fill(Path file, long rest) throws IOException {
         byte[] page = new byte[4096];
-        try (var out = Files.newOutputStream(
-                file, StandardOpenOption.CREATE, StandardOpenOption.APPEND)) {
+        try (var out = Files.newOutputStream(file, StandardOpenOption.CREATE, StandardOpenOption.APPEND)) {
             while (file.toFile().getUsableSpace() > rest) {
                 out.write(page);
             }

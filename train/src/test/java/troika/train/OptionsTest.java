@@ -60,12 +60,10 @@ class OptionsTest {
     /// 31 sequences in batches of 8 are 4 steps, the last of 7.
     @Test
     void epochs() throws Exception {
-        TrainingResult result =
-                Runs.train(job().maxSteps(0).numTrainEpochs(2.5).saveStrategy(SaveStrategy.EPOCH));
+        TrainingResult result = Runs.train(job().maxSteps(0).numTrainEpochs(2.5).saveStrategy(SaveStrategy.EPOCH));
         assertThat(result.steps()).isEqualTo(10);
         assertThat(saved()).containsExactly(4L, 8L);
-        assertThat(numbers("tokens"))
-                .containsExactly(256., 256., 256., 224., 256., 256., 256., 224., 256., 256.);
+        assertThat(numbers("tokens")).containsExactly(256., 256., 256., 224., 256., 256., 256., 224., 256., 256.);
         assertThat(numbers("epoch").get(7)).isEqualTo(2);
         // The last steps' learning rate follows a cosine over all ten.
         assertThat(numbers("learning_rate").getFirst()).isCloseTo(3e-4, within(1e-5));
@@ -142,15 +140,16 @@ class OptionsTest {
         String text = Runs.text(folder, 8).toString();
         TrainingOptionsBuilder first = job();
         Runs.model(folder, Runs.config(tied));
-        TrainingResult result = Runs.train(
-                first.model(model).maxSteps(8).learningRate(3e-3).evalData(List.of(text)));
+        TrainingResult result =
+                Runs.train(first.model(model).maxSteps(8).learningRate(3e-3).evalData(List.of(text)));
         Path next = folder.resolve("next");
         TrainingOptionsBuilder second = job();
-        TrainingResult fineTuned = Runs.train(second.model(result.modelDirectory().toString())
-                .output(next)
-                .maxSteps(1)
-                .learningRate(1e-12)
-                .evalData(List.of(text)));
+        TrainingResult fineTuned =
+                Runs.train(second.model(result.modelDirectory().toString())
+                        .output(next)
+                        .maxSteps(1)
+                        .learningRate(1e-12)
+                        .evalData(List.of(text)));
         assertThat(fineTuned.evaluationLoss()).isCloseTo(result.evaluationLoss(), within(1e-6));
         assertThat(fineTuned.finalLoss()).isLessThan(Math.log(264) - 0.5);
         TrainingResult scratch = Runs.train(job().model(result.modelDirectory().toString())

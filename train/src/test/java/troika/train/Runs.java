@@ -25,7 +25,7 @@ public final class Runs {
 
     private Runs() {}
 
-    /// Keeps token caches out of the user's folder.
+    // Keeps token caches out of the user's folder.
     static {
         if (System.getProperty(CACHE) == null) {
             try {

@@ -59,8 +59,7 @@ class SameTest {
         TrainingResult second = Runs.train(job("stopped", dtype, ranks, zero).resume("latest"));
         assertThat(second.steps()).isEqualTo(STEPS);
         assertThat(Runs.metrics(folder.resolve("stopped"))).isEqualTo(Runs.metrics(folder.resolve("straight")));
-        assertThat(Runs.files(folder.resolve("stopped/model")))
-                .isEqualTo(Runs.files(folder.resolve("straight/model")));
+        assertThat(Runs.files(folder.resolve("stopped/model"))).isEqualTo(Runs.files(folder.resolve("straight/model")));
     }
 
     @Test

@@ -49,8 +49,9 @@ public final class TrainFromJava {
                     @Override
                     public void onStep(StepMetrics metrics) {
                         System.out.printf("step %d: loss %.3f%n", metrics.step(), metrics.loss());
-                        if (metrics.loss() < goal) {
-                            running.get().cancel(); // from any thread
+                        Trainer itself = running.get();
+                        if (itself != null && metrics.loss() < goal) {
+                            itself.cancel(); // from any thread
                         }
                     }
                 })
