@@ -25,7 +25,8 @@ final class Child implements AutoCloseable {
         this.lines = process.inputReader(StandardCharsets.UTF_8);
     }
 
-    /// The job of these processes: [Runs#job] in bf16 on two ranks, a checkpoint each step, the newest two kept.
+    /// The job of these processes: [Runs#job] in bf16 on two ranks, a checkpoint each step, the newest two
+    /// kept.
     static TrainingOptionsBuilder job(Path parent, Path output, long steps) throws IOException {
         return Runs.job(parent)
                 .dtype(DType.BF16)

@@ -25,7 +25,8 @@ import troika.tensor.UserException;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.TrainingOptionsBuilder;
 
-/// Checkpoints that are damaged or of something else, and numbers that are not finite: refused in a sentence.
+/// Checkpoints that are damaged or of something else, and numbers that are not finite: refused in a
+/// sentence.
 class DamageTest {
     @TempDir
     Path folder = Path.of("");

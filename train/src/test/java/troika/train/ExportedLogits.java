@@ -9,7 +9,8 @@ import troika.model.SafetensorsWriter;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Writes the logits of a saved model on a fixed sequence, for `src/test/python/check_export.py` to compare:
+/// Writes the logits of a saved model on a fixed sequence, for `src/test/python/check_export.py` to
+/// compare:
 /// ExportedLogits MODEL FILE.
 final class ExportedLogits {
     private static final int TOKENS = 48;

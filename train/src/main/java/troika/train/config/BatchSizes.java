@@ -3,8 +3,10 @@ package troika.train.config;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.UserException;
 
-/// The solved batch equation. A step takes `trainBatchSize` sequences in M = `ranks` × `accumulation` microbatches;
-/// microbatch m runs on rank m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`: they differ by at most
+/// The solved batch equation. A step takes `trainBatchSize` sequences in M = `ranks` × `accumulation`
+/// microbatches;
+/// microbatch m runs on rank m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`: they differ
+/// by at most
 /// one sequence, the largest has `microBatchSize`. Only where M divides the batch is
 /// `trainBatchSize = microBatchSize × accumulation × ranks`.
 ///
@@ -29,8 +31,10 @@ public record BatchSizes(int trainBatchSize, int microBatchSize, int accumulatio
         return ranks * accumulation;
     }
 
-    /// Solves the equation for what is not given (null). Any two give the third; with `train` alone each rank runs
-    /// one microbatch. `train` need not divide evenly, unless all three are given: then the product must be right.
+    /// Solves the equation for what is not given (null). Any two give the third; with `train` alone each
+    /// rank runs
+    /// one microbatch. `train` need not divide evenly, unless all three are given: then the product must
+    /// be right.
     static BatchSizes solve(@Nullable Given train, @Nullable Given micro, @Nullable Given accumulation, int ranks) {
         if (train != null && micro != null && accumulation != null) {
             check(train, micro, accumulation, ranks);

@@ -4,8 +4,10 @@ import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
-/// A DeepSpeed configuration file as typed values. Components are named after the file's keys and hold DeepSpeed's
-/// default where the file lacks the key. A component that may be null says: the trainer's argument decides, because
+/// A DeepSpeed configuration file as typed values. Components are named after the file's keys and hold
+/// DeepSpeed's
+/// default where the file lacks the key. A component that may be null says: the trainer's argument
+/// decides, because
 /// the key is absent or `"auto"`. [DeepSpeedSupport#unsupported] names what this build cannot honour.
 ///
 /// @param file the file's name, for messages
@@ -39,7 +41,8 @@ public record DeepSpeedConfig(
             @Nullable Long trainMicroBatchSizePerGpu,
             @Nullable Long gradientAccumulationSteps) {}
 
-    /// The optimizer. `adamWMode`, `torchAdam`, `biasCorrection` and `amsgrad` are DeepSpeed's own parameters of Adam.
+    /// The optimizer. `adamWMode`, `torchAdam`, `biasCorrection` and `amsgrad` are DeepSpeed's own
+    /// parameters of Adam.
     ///
     /// @param type as written, such as "AdamW"
     /// @param beta1 and `beta2` come from the list `betas`
@@ -65,7 +68,8 @@ public record DeepSpeedConfig(
     /// @param type as written, such as "WarmupLR"
     /// @param warmupType the curve of the warmup: "log" (DeepSpeed's default) or "linear"
     /// @param warmupMinRatio of WarmupCosineLR: where the warmup starts, as a part of the learning rate
-    /// @param cosMinRatio of WarmupCosineLR: where the cosine ends, as a part of the learning rate; null: 0.0001,
+    /// @param cosMinRatio of WarmupCosineLR: where the cosine ends, as a part of the learning rate; null:
+    /// 0.0001,
     /// unless the trainer's argument says otherwise
     public record Scheduler(
             String type,
@@ -168,7 +172,8 @@ public record DeepSpeedConfig(
     /// A writer of metrics: tensorboard or csv_monitor.
     public record Monitor(boolean enabled, String outputPath, String jobName) {}
 
-    /// Reads a file. Throws [UserException] with one sentence that names file and key where the file cannot be read,
+    /// Reads a file. Throws [UserException] with one sentence that names file and key where the file
+    /// cannot be read,
     /// is no JSON, has a duplicate or unknown key, or a value of the wrong type or range.
     public static DeepSpeedConfig read(Path file) {
         return DeepSpeedParser.read(file);

@@ -7,7 +7,8 @@ import troika.train.config.DeepSpeedConfig.ActivationCheckpointing;
 import troika.train.config.DeepSpeedConfig.Optimizer;
 import troika.train.config.DeepSpeedConfig.ZeroOptimization;
 
-/// Says which of a file's settings this build cannot honour. Keys that only tune what DeepSpeed does inside (bucket
+/// Says which of a file's settings this build cannot honour. Keys that only tune what DeepSpeed does
+/// inside (bucket
 /// sizes, overlap, contiguous gradients) change no result and are accepted with any value.
 public final class DeepSpeedSupport {
     private final String file;
@@ -17,7 +18,8 @@ public final class DeepSpeedSupport {
         this.file = file;
     }
 
-    /// One sentence for each setting that this build cannot honour: its key path, its value, and what to do.
+    /// One sentence for each setting that this build cannot honour: its key path, its value, and what to
+    /// do.
     public static List<String> unsupported(DeepSpeedConfig config) {
         DeepSpeedSupport support = new DeepSpeedSupport(config.file());
         support.optimizer(config.optimizer());

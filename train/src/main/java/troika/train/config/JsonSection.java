@@ -10,7 +10,8 @@ import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.JsonNode;
 import troika.tensor.UserException;
 
-/// One object of a JSON file, read key by key. What is asked for is what is known: [#done] refuses all other keys.
+/// One object of a JSON file, read key by key. What is asked for is what is known: [#done] refuses all
+/// other keys.
 final class JsonSection {
     private static final String AUTO = "auto";
 
@@ -101,7 +102,8 @@ final class JsonSection {
         if (!value.isNumber()) {
             throw wrong(key, expected, value);
         }
-        // DeepSpeed's files write 5e8 for integers. The magnitude is checked first: 1e999999999 must not be expanded.
+        // DeepSpeed's files write 5e8 for integers. The magnitude is checked first: 1e999999999 must not
+        // be expanded.
         double magnitude = Math.abs(value.doubleValue());
         if (!(magnitude < 9e18)) {
             throw wrong(key, expected, value);

@@ -7,7 +7,8 @@ import java.util.Comparator;
 final class Nearest {
     private Nearest() {}
 
-    /// The known word with the smallest edit distance; among equals the alphabetically first. `known` is not empty.
+    /// The known word with the smallest edit distance; among equals the alphabetically first. `known` is
+    /// not empty.
     static String of(String word, Collection<String> known) {
         return known.stream()
                 .sorted()

@@ -2,7 +2,8 @@ package troika.train.config;
 
 /// The learning rate of each step: a pure function.
 ///
-/// The warmup leads from `start` to `peak` in `warmupSteps` steps, then the type's curve from `peak` towards `floor`,
+/// The warmup leads from `start` to `peak` in `warmupSteps` steps, then the type's curve from `peak`
+/// towards `floor`,
 /// which it reaches at `totalSteps`. With start and floor 0 the curves are those of transformers' schedules
 /// (`get_linear_schedule_with_warmup` and its siblings).
 ///
@@ -11,7 +12,8 @@ package troika.train.config;
 /// @param start the learning rate at step 0 of a warmup
 /// @param floor the smallest learning rate of the falling curves
 /// @param warmupSteps length of the warmup, may be 0
-/// @param logarithmicWarmup whether the warmup rises as log(step + 1), as DeepSpeed's does by default, and not evenly
+/// @param logarithmicWarmup whether the warmup rises as log(step + 1), as DeepSpeed's does by default, and
+/// not evenly
 /// @param totalSteps where the falling curves end
 public record Schedule(
         SchedulerType type,

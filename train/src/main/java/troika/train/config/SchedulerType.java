@@ -7,7 +7,8 @@ import org.jspecify.annotations.Nullable;
 public enum SchedulerType {
     /// Falls in a straight line to the smallest learning rate at the last step; DeepSpeed's WarmupDecayLR.
     LINEAR,
-    /// Falls along half a cosine to the smallest learning rate at the last step; DeepSpeed's WarmupCosineLR.
+    /// Falls along half a cosine to the smallest learning rate at the last step; DeepSpeed's
+    /// WarmupCosineLR.
     COSINE,
     /// Stays, without a warmup.
     CONSTANT,

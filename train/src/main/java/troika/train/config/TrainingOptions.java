@@ -5,7 +5,8 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
 
-/// A run as resolved: every default filled in, DeepSpeed's file and the command line merged. Options are named as
+/// A run as resolved: every default filled in, DeepSpeed's file and the command line merged. Options are
+/// named as
 /// Hugging Face's TrainingArguments are. [#builder] makes one.
 ///
 /// @param model a folder with config.json (with weights: fine-tuning), or a preset's name
@@ -26,7 +27,8 @@ import troika.tensor.DType;
 /// @param adamEpsilon added to the root of the second moment
 /// @param lrSchedulerType course of the learning rate after the warmup
 /// @param warmupSteps steps in which the learning rate rises to its peak
-/// @param warmupLearningRate the learning rate at the warmup's start; 0 unless DeepSpeed's file says otherwise
+/// @param warmupLearningRate the learning rate at the warmup's start; 0 unless DeepSpeed's file says
+/// otherwise
 /// @param logarithmicWarmup whether the warmup rises as a logarithm; only where DeepSpeed's file has a
 /// scheduler
 /// @param minLearningRate where falling schedules end

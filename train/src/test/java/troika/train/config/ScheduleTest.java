@@ -8,7 +8,8 @@ import net.jqwik.api.Property;
 import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 
-/// Against the formulas of transformers' optimization.py and DeepSpeed's lr_schedules.py, written down a second time.
+/// Against the formulas of transformers' optimization.py and DeepSpeed's lr_schedules.py, written down a
+/// second time.
 class ScheduleTest {
     private static final double PEAK = 3e-4;
 

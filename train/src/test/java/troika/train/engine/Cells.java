@@ -14,10 +14,12 @@ import troika.plan.RankProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.DType;
 
-/// Which bytes of a rank's device arena are dead when: a content that a step writes anew dies with the last call, in
+/// Which bytes of a rank's device arena are dead when: a content that a step writes anew dies with the
+/// last call, in
 /// issue order, that reads it. Worked out from the operands alone, byte range by byte range.
 final class Cells {
-    /// A content of a range of bytes: from the instruction that overwrites it to the last that reads or changes it.
+    /// A content of a range of bytes: from the instruction that overwrites it to the last that reads or
+    /// changes it.
     ///
     /// @param users the instructions that must have run before it is dead
     record Content(long start, long end, DType dtype, Set<Integer> users) {}

@@ -170,7 +170,8 @@ class ExecutedProgramTest {
         return recorded.communicators().stream().map(c -> c.bytesReceived()).toList();
     }
 
-    /// What the collectives of a program bring to a rank. Of a sum over k ranks it computes its own part, from k − 1
+    /// What the collectives of a program bring to a rank. Of a sum over k ranks it computes its own part,
+    /// from k − 1
     /// others; of a gather it gets what others hold.
     private static long bytes(RankProgram program, int ranks) {
         long bytes = 0;

@@ -11,7 +11,8 @@ import troika.plan.RankProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.Memory;
 
-/// What wrappers around a rank's kernels and communicator must see when it executes a program: worked out from the
+/// What wrappers around a rank's kernels and communicator must see when it executes a program: worked out
+/// from the
 /// program alone, by a table that says which method an op is and in which order it takes its operands.
 final class Expectation {
     /// `i0` is the first input, `o0` the first output; other words are components of the op.

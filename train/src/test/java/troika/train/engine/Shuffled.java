@@ -22,8 +22,10 @@ import troika.tensor.Shape;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// Executes steps of a rank's program, one instruction at a time, in an order drawn at random from all that its
-/// declared dependencies allow: lanes first in, first out, two steps in flight. What is dead is poisoned at once.
+/// Executes steps of a rank's program, one instruction at a time, in an order drawn at random from all
+/// that its
+/// declared dependencies allow: lanes first in, first out, two steps in flight. What is dead is poisoned
+/// at once.
 final class Shuffled {
     private final RankProgram program;
     private final Device device;

@@ -85,7 +85,8 @@ class ShuffledTest {
         }
     }
 
-    /// Each dependency that others do not imply is needed: where it is missing, an order that delays the instruction
+    /// Each dependency that others do not imply is needed: where it is missing, an order that delays the
+    /// instruction
     /// waited for shows it.
     @Test
     void everyMissingDependencyShows() {

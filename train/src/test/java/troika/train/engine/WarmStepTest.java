@@ -15,7 +15,8 @@ import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.train.TinyRun;
 
-/// What a warm step takes of memory: nothing natively, next to nothing of the heap. The threads that run kernels are
+/// What a warm step takes of memory: nothing natively, next to nothing of the heap. The threads that run
+/// kernels are
 /// not held to it: whether their vectors stay in registers is the compiler's choice.
 class WarmStepTest {
     private static final ThreadMXBean THREADS = (ThreadMXBean) ManagementFactory.getThreadMXBean();

@@ -15,7 +15,8 @@ import troika.train.config.TrainingOptions;
 
 /// Troika as a library: trains a model on three ranks, stops once it is good enough, and generates text.
 ///
-/// It needs Troika's jars on the class path (the CPU's is found there by ServiceLoader) and the JVM's options
+/// It needs Troika's jars on the class path (the CPU's is found there by ServiceLoader) and the JVM's
+/// options
 /// `--add-modules jdk.incubator.vector --enable-native-access=ALL-UNNAMED`.
 public final class TrainFromJava {
     private TrainFromJava() {}
