@@ -111,6 +111,14 @@ public sealed interface Op {
     /// shard → full; the shard may lie in its place in `full`
     record AllGather(String axis) implements Op {}
 
+    /// Whether this is a collective, rather than a kernel.
+    default boolean collective() {
+        return switch (this) {
+            case AllReduce _, ReduceScatter _, AllGather _ -> true;
+            default -> false;
+        };
+    }
+
     /// Floating-point operations of the matrix products, a multiplication and an addition being
     /// two; element-wise work counts as none, since bytes bound it.
     ///

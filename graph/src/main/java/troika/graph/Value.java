@@ -46,6 +46,11 @@ public record Value(
         return value;
     }
 
+    /// Elements from the start of the root's memory.
+    public long rootOffset() {
+        return base == null ? 0 : offset + base.rootOffset();
+    }
+
     @Override
     public String toString() {
         return name + "#" + id;
