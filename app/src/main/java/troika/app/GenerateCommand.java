@@ -3,6 +3,7 @@ package troika.app;
 import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.concurrent.atomic.AtomicBoolean;
 import troika.tensor.UserException;
 import troika.train.Generator;
 
@@ -56,9 +57,10 @@ final class GenerateCommand implements Command {
     static void generate(
             Path model, String devices, String prompt, int tokens, double temperature, long seed, PrintStream out) {
         try (Generator generator = Generator.open(model, devices)) {
-            out.print(prompt);
+            AtomicBoolean begun = new AtomicBoolean();
             generator.generate(prompt, tokens, temperature, seed, text -> {
-                out.print(text);
+                // Not before: the prompt may be refused.
+                out.print(begun.getAndSet(true) ? text : prompt + text);
                 out.flush();
             });
             out.println();

@@ -7,6 +7,7 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.ParseResult;
+import picocli.CommandLine.UnmatchedArgumentException;
 
 /// The options of a subcommand, each with what to do with its value. They are declared in code and not by annotations:
 /// that keeps reflection out of the start. A default is only told in the description, so that what was not given stays
@@ -68,7 +69,16 @@ final class Options {
                 .auxiliaryTypes(String.class)
                 .paramLabel(label)
                 .arity("1..*");
-        return add(builder, description, set, name);
+        Consumer<List<String>> checked = values -> {
+            // What looks like an option is a misspelt one and no value.
+            List<String> unknown =
+                    values.stream().filter(value -> value.startsWith("--")).toList();
+            if (!unknown.isEmpty()) {
+                throw new UnmatchedArgumentException(spec.commandLine(), unknown);
+            }
+            set.accept(values);
+        };
+        return add(builder, description, checked, name);
     }
 
     private <T> Options add(OptionSpec.Builder builder, String description, Consumer<T> set, String name) {

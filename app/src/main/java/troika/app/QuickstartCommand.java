@@ -65,7 +65,7 @@ final class QuickstartCommand implements Command {
                 .warmupSteps(Math.min(WARMUP_STEPS, Math.max(0, steps) / 10))
                 .output(output.toString().isEmpty() ? unused() : output)
                 .build();
-        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()));
+        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()), out);
         if (!result.cancelled()) {
             out.println("Sample:");
             GenerateCommand.generate(

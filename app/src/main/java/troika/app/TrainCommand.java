@@ -91,7 +91,11 @@ final class TrainCommand implements Command {
                         "Activations to compute again in backward, to save memory. (default: none)",
                         word -> run.recompute(Recompute.of(word)),
                         "--recompute")
-                .texts("PATH", "Text to evaluate on, as --data; or held-out: about 1 % of the training documents, not trained on.", run::evalData, "--eval-data")
+                .texts(
+                        "PATH",
+                        "Text to evaluate on, as --data; or held-out: about 1 % of the training documents, not trained on.",
+                        run::evalData,
+                        "--eval-data")
                 .count("Steps between evaluations; 0: at the end. (default: 0)", run::evalSteps, "--eval-steps")
                 .count(
                         "Steps between lines of progress without a terminal. (default: 10)",
@@ -146,7 +150,7 @@ final class TrainCommand implements Command {
     @Override
     public void run(PrintStream out) {
         TrainingOptions resolved = run.build();
-        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()));
+        TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()), out);
         TrainingRun.report(result, out, "token");
     }
 

@@ -94,7 +94,11 @@ public final class JsonFields {
     }
 
     static String reason(JacksonException e) {
-        String line = String.valueOf(e.getOriginalMessage()).lines().findFirst().orElse("unexpected content");
+        String line = String.valueOf(e.getOriginalMessage())
+                .lines()
+                .findFirst()
+                .orElse("unexpected content")
+                .replaceFirst(" \\(start marker at .*", "");
         var at = e.getLocation();
         return (at == null || at.getLineNr() < 1)
                 ? line

@@ -3,6 +3,8 @@ package troika.model;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.OptionalInt;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.JsonNode;
@@ -93,6 +95,10 @@ public record ModelConfig(
     /// @throws UserException where the file is missing or malformed, or describes a model that Troika
     ///   does not train
     public static ModelConfig read(Path directory) {
+        if (!Files.exists(directory.resolve(FILE))) {
+            throw new UserException("There is no " + FILE + " in " + directory
+                    + ": give the folder of a model, such as a run's model folder or a checkpoint.");
+        }
         return of(JsonFields.read(directory.resolve(FILE)));
     }
 
@@ -151,6 +157,36 @@ public record ModelConfig(
         json.set("rope_parameters", parameters);
         json.put("dtype", dtype);
         return JsonFields.write(json);
+    }
+
+    /// Says in words, such as "hidden_size is 64 and not 128", what `other` has and this one has not; null where both
+    /// describe the same function of the same weights. The stored dtype and special tokens may differ.
+    public @Nullable String difference(ModelConfig other) {
+        Map<String, Object> own = shape();
+        for (var theirs : other.shape().entrySet()) {
+            Object value = own.get(theirs.getKey());
+            if (!theirs.getValue().equals(value)) {
+                return theirs.getKey() + " is " + theirs.getValue() + " and not " + value;
+            }
+        }
+        return null;
+    }
+
+    private Map<String, Object> shape() {
+        var shape = new LinkedHashMap<String, Object>();
+        shape.put("vocab_size", vocabSize);
+        shape.put("hidden_size", hiddenSize);
+        shape.put("intermediate_size", intermediateSize);
+        shape.put("num_hidden_layers", layers);
+        shape.put("num_attention_heads", heads);
+        shape.put("num_key_value_heads", keyValueHeads);
+        shape.put("head_dim", headDim);
+        shape.put("max_position_embeddings", maxPositions);
+        shape.put("rms_norm_eps", rmsNormEpsilon);
+        shape.put("rope_theta", ropeTheta);
+        shape.put("rope scaling factor", ropeScalingFactor);
+        shape.put("tie_word_embeddings", tieWordEmbeddings);
+        return shape;
     }
 
     /// The number of trained weights; a tied head counts once.

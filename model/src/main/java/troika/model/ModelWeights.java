@@ -99,6 +99,12 @@ public final class ModelWeights implements AutoCloseable {
         return byTensor.keySet();
     }
 
+    /// The file that holds a tensor; the directory where there is no such tensor.
+    public Path file(String name) {
+        SafetensorsFile file = byTensor.get(name);
+        return file == null ? directory : file.path();
+    }
+
     public boolean has(String name) {
         return byTensor.containsKey(name);
     }

@@ -67,6 +67,10 @@ public final class SafetensorsFile implements AutoCloseable {
         }
     }
 
+    Path path() {
+        return path;
+    }
+
     /// The tensors' names, in the header's order.
     public Set<String> names() {
         return entries.keySet();

@@ -51,8 +51,10 @@ public final class ProgramJson {
                 programs.add((StepProgram) fromTree(program, StepProgram.class));
             }
             return programs;
-        } catch (JacksonException | IllegalArgumentException | ClassCastException e) {
-            throw new UserException("The file " + file + " is no step program: " + e.getMessage(), e);
+        } catch (JacksonException | IllegalArgumentException | ArithmeticException | ClassCastException e) {
+            throw new UserException(
+                    "The file " + file + " is no step program (" + firstLine(e) + "): write it anew by --dump-program.",
+                    e);
         }
     }
 
@@ -92,7 +94,7 @@ public final class ProgramJson {
         Class<?> target = (Class<?>) type;
         if (target == Shape.class) {
             return new Shape(((List<?>) need(tree, type))
-                    .stream().mapToLong(size -> ((Number) size).longValue()).toArray());
+                    .stream().mapToLong(ProgramJson::integer).toArray());
         }
         if (target == Op.class) {
             Map<?, ?> fields = (Map<?, ?>) need(tree, type);
@@ -113,10 +115,10 @@ public final class ProgramJson {
         }
         Object value = need(tree, type);
         if (target == int.class || target == Integer.class) {
-            return Math.toIntExact(((Number) value).longValue());
+            return Math.toIntExact(integer(value));
         }
         if (target == long.class) {
-            return ((Number) value).longValue();
+            return integer(value);
         }
         if (target == float.class) {
             return ((Number) value).floatValue();
@@ -137,9 +139,23 @@ public final class ProgramJson {
             Constructor<?> constructor = type.getDeclaredConstructor(
                     Arrays.stream(components).map(RecordComponent::getType).toArray(Class<?>[]::new));
             return constructor.newInstance(values);
+        } catch (InvocationTargetException e) {
+            Throwable cause = e.getCause();
+            throw new IllegalArgumentException(cause == null ? type.getSimpleName() : cause.getMessage(), e);
         } catch (ReflectiveOperationException e) {
-            throw new IllegalArgumentException(type.getSimpleName() + " cannot be made of " + fields, e);
+            throw new IllegalArgumentException("no " + type.getSimpleName() + " can be made", e);
         }
+    }
+
+    private static long integer(@Nullable Object value) {
+        if (value instanceof Integer || value instanceof Long) {
+            return ((Number) value).longValue();
+        }
+        throw new IllegalArgumentException(value + " is no integer");
+    }
+
+    private static String firstLine(Exception e) {
+        return String.valueOf(e.getMessage()).lines().findFirst().orElse("");
     }
 
     private static Object need(@Nullable Object value, Type type) {

@@ -4,7 +4,6 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.List;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
@@ -32,11 +31,10 @@ final class Decoder implements AutoCloseable {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
-        PlanOptions options =
-                new PlanOptions(dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, device.workspaceBytes());
+        PlanOptions options = new PlanOptions(dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, device.workspaceBytes());
         Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
         StepProgram program = compiler.decoding();
-        engine = new Engine(List.of(program), List.of(device), InProcessGroup.create(1));
+        engine = Engine.inProcess(List.of(program), List.of(device));
         new ModelState(engine, config, model, compiler.groups(), dtype, false).load(weights);
         token = engine.host(0, 0, "host tokens 0");
         position = engine.host(0, 0, "host positions 0");

@@ -24,7 +24,17 @@ public final class Generator implements AutoCloseable {
         tokenizer = Tokenizer.open(directory);
         positions = Math.min(config.maxPositions(), MOST_POSITIONS);
         DType dtype = config.dtype().equals("bfloat16") ? DType.BF16 : DType.F32;
-        decoder = Decoder.open(directory, device, positions, dtype);
+        try {
+            if (tokenizer.vocabularySize() > config.vocabSize()) {
+                throw new UserException("The tokenizer in " + directory + " has " + tokenizer.vocabularySize()
+                        + " tokens, more than the model's vocabulary of " + config.vocabSize()
+                        + ": put the model's own tokenizer.json there.");
+            }
+            decoder = Decoder.open(directory, device, positions, dtype);
+        } catch (RuntimeException | Error e) {
+            tokenizer.close();
+            throw e;
+        }
     }
 
     /// Opens a model's folder: config.json, safetensors and tokenizer.json.
@@ -74,6 +84,10 @@ public final class Generator implements AutoCloseable {
             if (scores[i] > scores[best]) {
                 best = i;
             }
+        }
+        if (!Float.isFinite(scores[best])) {
+            throw new UserException("The model's scores of the next token are not finite: its weights hold values that"
+                    + " are not finite or far too large; generate with another checkpoint.");
         }
         if (temperature == 0) {
             return best;

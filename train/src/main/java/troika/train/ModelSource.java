@@ -14,7 +14,11 @@ import troika.train.config.TrainingOptions;
 ///
 /// @param weights the folder that holds the initial weights, or null for random ones
 /// @param tokenizerFiles the folder that holds the tokenizer's files, or null for the byte tokenizer
-record ModelSource(ModelConfig config, Tokenizer tokenizer, @Nullable Path weights, @Nullable Path tokenizerFiles) {
+record ModelSource(
+        ModelConfig config,
+        Tokenizer tokenizer,
+        @Nullable Path weights,
+        @Nullable Path tokenizerFiles) {
     static ModelSource of(TrainingOptions options) {
         Path directory = Path.of(options.model());
         boolean folder = Files.isDirectory(directory);
@@ -26,8 +30,8 @@ record ModelSource(ModelConfig config, Tokenizer tokenizer, @Nullable Path weigh
         Path file = Path.of(options.tokenizer());
         Path files = Files.isDirectory(file) ? file : file.toAbsolutePath().getParent();
         if (files == null || (!Files.isDirectory(file) && !file.endsWith(Tokenizer.FILE))) {
-            throw new UserException("The tokenizer " + file + " is not named tokenizer.json: give a file of that name, or"
-                    + " \"byte\".");
+            throw new UserException("The tokenizer " + file
+                    + " is not named tokenizer.json: give a file of that name, or" + " \"byte\".");
         }
         return new ModelSource(config, Tokenizer.open(files), weights, files);
     }

@@ -86,7 +86,7 @@ final class ModelState {
     void load(ModelWeights weights) {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
-                copyIn(weights.tensor(part.name()), part, (first, count) -> {
+                copyIn(weights, part.name(), part, (first, count) -> {
                     writeWeights(group, position(group, index, part) + first, count);
                 });
             }
@@ -98,8 +98,7 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : STATES) {
-                    SafetensorsTensor tensor = states.tensor(part.name() + "." + state);
-                    copyIn(tensor, part, (first, count) -> {
+                    copyIn(states, part.name() + "." + state, part, (first, count) -> {
                         long at = position(group, index, part) + first;
                         if (state.equals("master")) {
                             writeWeights(group, at, count);
@@ -135,7 +134,8 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
-                    writePart(writer, name(part, state, states), type, state, group, position(group, index, part), part);
+                    writePart(
+                            writer, name(part, state, states), type, state, group, position(group, index, part), part);
                 }
             }
         });
@@ -157,9 +157,20 @@ final class ModelState {
         for (long done = 0; done < elements; done += CHUNK) {
             int count = (int) Math.min(CHUNK, elements - done);
             readSharded(state, group, start + done, count);
+            requireFinite(name, count);
             MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
             Floats.store(floats, count, type, chunk);
             writer.write(name, chunk);
+        }
+    }
+
+    /// A last update may have spoilt weights that no step has used yet.
+    private void requireFinite(String name, int count) {
+        for (int i = 0; i < count; i++) {
+            if (!Float.isFinite(floats[i])) {
+                throw new UserException("Tensor " + name + " is not finite after the last step, so nothing was saved:"
+                        + " lower the learning rate and go on from an earlier checkpoint with --resume.");
+            }
         }
     }
 
@@ -179,10 +190,11 @@ final class ModelState {
         void write(long first, int count);
     }
 
-    private void copyIn(SafetensorsTensor tensor, HuggingFaceNames.Part part, Chunk chunk) {
+    private void copyIn(ModelWeights files, String name, HuggingFaceNames.Part part, Chunk chunk) {
+        SafetensorsTensor tensor = files.tensor(name);
         if (!tensor.shape().equals(part.shape()) || !tensor.dtype().isFloating()) {
-            throw new UserException("Tensor " + tensor.name() + " is " + tensor.dtype() + tensor.shape()
-                    + " in the file, but" + " config.json makes it " + part.shape()
+            throw new UserException("Tensor " + name + " is " + tensor.dtype() + tensor.shape() + " in "
+                    + files.file(name) + ", but config.json makes it " + part.shape()
                     + ": weights and config.json belong to different models.");
         }
         long elements = part.shape().elements();

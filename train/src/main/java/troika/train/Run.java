@@ -6,12 +6,13 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayDeque;
+import java.util.Deque;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.model.ByteTokenizer;
 import troika.model.DeepSeekLlm;
@@ -30,7 +31,6 @@ import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.Recompute;
-import troika.train.config.SaveStrategy;
 import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
 import troika.train.data.BatchCursor;
@@ -64,47 +64,76 @@ final class Run implements AutoCloseable {
     private long step;
     private BatchCursor cursor = BatchCursor.START;
     private long savedStep = -1;
+    /// What to close, the last one first.
+    private final Deque<Runnable> opened = new ArrayDeque<>();
 
     Run(TrainingOptions options, TrainingListener listener) {
         this.options = options;
         this.listener = listener;
         String resume = options.resume();
-        directory = RunDirectory.check(options.output(), resume != null);
+        directory = RunDirectory.check(options.output(), resume);
         @Nullable Path checkpoint = resume == null ? null : directory.checkpoint(resume);
-        source = ModelSource.of(options);
-        config = source.config();
-        check();
-        if (checkpoint != null) {
-            Checkpoints.verify(checkpoint);
+        opened.push(directory::close);
+        try {
+            source = ModelSource.of(options);
+            opened.push(source.tokenizer()::close);
+            config = source.config();
+            check();
+            if (checkpoint != null) {
+                Checkpoints.verify(checkpoint);
+                checkSameModel(checkpoint);
+            }
+            data = RunData.open(options, source.tokenizer(), config.vocabSize());
+            opened.push(data::close);
+            if (checkpoint != null) {
+                TrainerState saved = TrainerState.read(checkpoint);
+                saved.check(trainerState(), checkpoint);
+                step = saved.step();
+                cursor = saved.cursor();
+            }
+            totalSteps = totalSteps();
+            if (step > totalSteps) {
+                throw new UserException("The checkpoint " + checkpoint + " stands after step " + step
+                        + ", beyond the run's " + totalSteps + " steps: raise --max-steps or --num-train-epochs.");
+            }
+            schedule = options.schedule(totalSteps);
+            model = DeepSeekLlm.of(config, options.sequenceLength());
+            devices = DeviceFinder.open(options.devices());
+            opened.push(() -> devices.forEach(Device::close));
+            TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
+            dump(plan);
+            engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
+            opened.push(engine::close);
+            train = engine.program(TRAIN);
+            evaluate = engine.program(EVALUATE);
+            feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
+            evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
+            report = engine.host(0, train, "host report");
+            state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
+            loadWeights(checkpoint);
+            directory.start(describe(), step);
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
         }
-        data = RunData.open(options, source.tokenizer(), config.vocabSize());
-        if (checkpoint != null) {
-            TrainerState saved = TrainerState.read(checkpoint);
-            saved.check(trainerState(), checkpoint);
-            step = saved.step();
-            cursor = saved.cursor();
+    }
+
+    /// Refuses a checkpoint of another model: its tensors might fit, all or some, and mean something else.
+    private void checkSameModel(Path checkpoint) {
+        ModelConfig saved = ModelConfig.read(checkpoint);
+        String difference = config.difference(saved);
+        if (difference != null) {
+            throw new UserException(checkpoint.resolve(ModelConfig.FILE) + ": the checkpoint is of another model than "
+                    + options.model() + ", since its " + difference
+                    + "; resume with the model that the run began with.");
         }
-        totalSteps = totalSteps();
-        schedule = options.schedule(totalSteps);
-        model = DeepSeekLlm.of(config, options.sequenceLength());
-        devices = DeviceFinder.open(options.devices());
-        TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
-        dump(plan);
-        engine = new Engine(List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(options.ranks()));
-        train = engine.program(TRAIN);
-        evaluate = engine.program(EVALUATE);
-        feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
-        evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
-        report = engine.host(0, train, "host report");
-        state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
-        loadWeights(checkpoint);
-        directory.start(describe(), step);
     }
 
     private void check() {
         if (options.sequenceLength() > config.maxPositions()) {
-            throw new UserException("--sequence-length " + options.sequenceLength() + " is longer than the model's "
-                    + config.maxPositions() + " positions (max_position_embeddings): give a shorter one.");
+            throw new UserException("Sequences of " + options.sequenceLength() + " tokens are longer than the model's "
+                    + config.maxPositions() + " positions (max_position_embeddings): give --sequence-length "
+                    + config.maxPositions() + " or less.");
         }
         if (source.tokenizer().vocabularySize() > config.vocabSize()) {
             throw new UserException("The tokenizer has " + source.tokenizer().vocabularySize()
@@ -135,7 +164,10 @@ final class Run implements AutoCloseable {
             try {
                 ProgramJson.write(file, List.of(plan.train(), plan.evaluate()));
             } catch (IOException e) {
-                throw new UserException("--dump-program " + file + " cannot be written: " + e.getMessage() + ".", e);
+                throw new UserException(
+                        "--dump-program " + file
+                                + " cannot be written: name a file in a folder that exists and may be written.",
+                        e);
             }
         }
     }
@@ -156,7 +188,8 @@ final class Run implements AutoCloseable {
     }
 
     private long stepsPerEpoch() {
-        return Math.ceilDiv(data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
+        return Math.ceilDiv(
+                data.training().samplesPerEpoch(), (long) options.batch().trainBatchSize());
     }
 
     private long totalSteps() {
@@ -235,9 +268,10 @@ final class Run implements AutoCloseable {
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
         if (!Float.isFinite(loss) || !Float.isFinite(norm)) {
             // The update has changed nothing: see Kernels.adamw.
-            throw new UserException("Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
-                    + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
-                    + "; lower the learning rate or look at the data and weights.");
+            throw new UserException(
+                    "Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
+                            + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
+                            + "; lower the learning rate or look at the data and weights.");
         }
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
@@ -342,7 +376,9 @@ final class Run implements AutoCloseable {
         ObjectNode resolved = node.putObject("options");
         for (var component : TrainingOptions.class.getRecordComponents()) {
             try {
-                resolved.put(component.getName(), String.valueOf(component.getAccessor().invoke(options)));
+                resolved.put(
+                        component.getName(),
+                        String.valueOf(component.getAccessor().invoke(options)));
             } catch (ReflectiveOperationException e) {
                 throw new IllegalStateException(component.getName().toLowerCase(Locale.ROOT), e);
             }
@@ -352,10 +388,8 @@ final class Run implements AutoCloseable {
 
     @Override
     public void close() {
-        engine.close();
-        devices.forEach(Device::close);
-        data.close();
-        directory.close();
-        source.tokenizer().close();
+        while (!opened.isEmpty()) {
+            opened.pop().run();
+        }
     }
 }

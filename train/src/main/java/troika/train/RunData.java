@@ -29,7 +29,8 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
         int length = options.sequenceLength();
         if (options.data().contains(SYNTHETIC)) {
             if (options.data().size() > 1 || !options.evalData().isEmpty()) {
-                throw new UserException("--data synthetic goes with no other data: leave out the rest and --eval-data.");
+                throw new UserException(
+                        "--data synthetic goes with no other data: leave out the rest and --eval-data.");
             }
             return new RunData(
                     new SyntheticDataset(vocabulary, length, options.seed()),
@@ -41,13 +42,16 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
         try {
             TokenCache cache = open(options.data(), tokenizer, vocabulary, caches);
             DocumentSet documents = cache.all();
+            String key = cache.key();
             @Nullable DocumentSet evaluation = null;
             if (options.evalData().equals(List.of(HELD_OUT))) {
                 DocumentSet.Split split = DocumentSet.split(cache, length, HELD_OUT_TOKENS);
                 documents = split.training();
+                key += " without " + HELD_OUT;
                 evaluation = split.heldOut();
             } else if (!options.evalData().isEmpty()) {
-                evaluation = open(options.evalData(), tokenizer, vocabulary, caches).all();
+                evaluation =
+                        open(options.evalData(), tokenizer, vocabulary, caches).all();
             }
             Dataset training = PackedDataset.shuffled(documents, length, options.seed());
             if (training.samplesPerEpoch() < options.ranks()) {
@@ -56,15 +60,14 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
                         + " ranks: give more data, shorter sequences or fewer ranks.");
             }
             @Nullable Dataset held = evaluation == null ? null : PackedDataset.sequential(evaluation, length);
-            return new RunData(training, held, cache.key() + (evaluation == null ? "" : " " + options.evalData()), caches);
+            return new RunData(training, held, key, caches);
         } catch (RuntimeException | Error e) {
             caches.forEach(TokenCache::close);
             throw e;
         }
     }
 
-    private static TokenCache open(
-            List<String> data, Tokenizer tokenizer, int vocabulary, List<TokenCache> caches) {
+    private static TokenCache open(List<String> data, Tokenizer tokenizer, int vocabulary, List<TokenCache> caches) {
         TokenCache cache = TokenCache.open(Corpus.open(data), tokenizer, TokenCache.defaultDirectory());
         caches.add(cache);
         cache.checkVocabulary(vocabulary);

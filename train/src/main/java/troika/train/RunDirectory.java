@@ -30,15 +30,49 @@ final class RunDirectory implements AutoCloseable {
     }
 
     /// Checks that a new run may use the folder, or that there is a run to resume. Writes nothing.
-    static RunDirectory check(Path root, boolean resume) {
+    ///
+    /// @param resume `latest`, the folder of a checkpoint, or null for a new run
+    static RunDirectory check(Path root, @Nullable String resume) {
         if (Files.exists(root) && !Files.isDirectory(root)) {
             throw new UserException("The output " + root + " is a file: give a folder with --output.");
         }
-        if (!resume && (Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty())) {
+        boolean latest = resume != null && resume.equals("latest");
+        boolean taken =
+                Files.exists(root.resolve(RUN)) || !Checkpoints.list(root).isEmpty();
+        if (resume != null && !latest) {
+            Path checkpoint = Path.of(resume);
+            requireCheckpoint(checkpoint);
+            if (taken && !isWithin(root, checkpoint)) {
+                throw new UserException("The output folder " + root + " holds another run than the checkpoint "
+                        + checkpoint + ": give that run's folder, or a new one, with --output.");
+            }
+        } else if (taken && !latest) {
             throw new UserException("The output folder " + root
                     + " holds another run: give another one with --output, or go on with that run with --resume.");
         }
         return new RunDirectory(root);
+    }
+
+    /// Whether a checkpoint is one of the run in `root`.
+    private static boolean isWithin(Path root, Path checkpoint) {
+        return checkpoint
+                .toAbsolutePath()
+                .normalize()
+                .startsWith(root.toAbsolutePath().normalize());
+    }
+
+    private static void requireCheckpoint(Path directory) {
+        if (!Files.isDirectory(directory)) {
+            throw new UserException(
+                    "The checkpoint " + directory + " is not there: give the folder of one, or --resume latest.");
+        }
+        for (String file : List.of("manifest.json", TrainerState.FILE)) {
+            if (!Files.isRegularFile(directory.resolve(file))) {
+                throw new UserException("The folder " + directory + " is not a checkpoint, since there is no "
+                        + directory.resolve(file)
+                        + ": give a folder such as <output>/checkpoints/step-N, or --resume latest.");
+            }
+        }
     }
 
     Path root() {
@@ -48,12 +82,7 @@ final class RunDirectory implements AutoCloseable {
     /// The checkpoint that `--resume` names.
     Path checkpoint(String resume) {
         if (!resume.equals("latest")) {
-            Path directory = Path.of(resume);
-            if (!Files.isDirectory(directory)) {
-                throw new UserException("The checkpoint " + directory
-                        + " is not there: give the folder of one, or --resume latest.");
-            }
-            return directory;
+            return Path.of(resume);
         }
         return Checkpoints.latest(root)
                 .map(Checkpoints.Checkpoint::directory)
@@ -143,11 +172,15 @@ final class RunDirectory implements AutoCloseable {
             action.run();
         } catch (FileSystemException e) {
             String reason = e.getReason() == null ? e.getClass().getSimpleName() : e.getReason();
-            throw new UserException("The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
-                    + "): free some space or give another folder with --output.", e);
+            throw new UserException(
+                    "The output folder " + root + " cannot be written (" + e.getFile() + ": " + reason
+                            + "): free some space or give another folder with --output.",
+                    e);
         } catch (IOException e) {
-            throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage()
-                    + "): free some space or give another folder with --output.", e);
+            throw new UserException(
+                    "The output folder " + root + " cannot be written (" + e.getMessage()
+                            + "): free some space or give another folder with --output.",
+                    e);
         } catch (UncheckedIOException e) {
             throw new UserException("The output folder " + root + " cannot be written (" + e.getMessage() + ").", e);
         }

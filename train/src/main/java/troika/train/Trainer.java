@@ -3,7 +3,6 @@ package troika.train;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import troika.tensor.UserException;
 import troika.train.config.TrainingOptions;
 
 /// Trains a model: what `troika train` does, as a library.

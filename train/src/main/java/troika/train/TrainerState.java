@@ -27,7 +27,8 @@ record TrainerState(long step, BatchCursor cursor, long seed, int sequenceLength
         JsonFields fields = JsonFields.read(checkpoint.resolve(FILE));
         return new TrainerState(
                 fields.whole("global_step", 0, Long.MAX_VALUE),
-                new BatchCursor(fields.whole("epoch", 0, Long.MAX_VALUE), fields.whole("next_sample", 0, Long.MAX_VALUE)),
+                new BatchCursor(
+                        fields.whole("epoch", 0, Long.MAX_VALUE), fields.whole("next_sample", 0, Long.MAX_VALUE)),
                 fields.whole("seed", Long.MIN_VALUE, Long.MAX_VALUE),
                 (int) fields.whole("sequence_length", 1, Integer.MAX_VALUE),
                 fields.string("data"));

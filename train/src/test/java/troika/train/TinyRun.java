@@ -8,7 +8,7 @@ import java.util.List;
 import java.util.OptionalInt;
 import java.util.ServiceLoader;
 import java.util.function.Function;
-import troika.comm.InProcessGroup;
+import java.util.function.IntConsumer;
 import troika.graph.Model;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
@@ -60,6 +60,10 @@ public final class TinyRun {
 
         public Job zero(int stage) {
             return new Job(config, dtype, ranks, batch, accumulation, stage, recompute);
+        }
+
+        public Job batch(int sequences) {
+            return new Job(config, dtype, ranks, sequences, accumulation, zeroStage, recompute);
         }
 
         public Job accumulate(int n) {
@@ -121,8 +125,7 @@ public final class TinyRun {
     public static Outcome run(Job job, int steps, Function<TrainingPlan, TrainingPlan> change) {
         List<Device> devices = devices(job.ranks());
         TrainingPlan plan = change.apply(job.plan(devices.getFirst()));
-        try (Engine engine =
-                new Engine(List.of(plan.train(), plan.evaluate()), devices, InProcessGroup.create(job.ranks()))) {
+        try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             return run(job, plan, engine, steps);
         } finally {
             devices.forEach(Device::close);
@@ -130,6 +133,11 @@ public final class TinyRun {
     }
 
     public static Outcome run(Job job, TrainingPlan plan, Engine engine, int steps) {
+        return run(job, plan, engine, steps, _ -> {});
+    }
+
+    /// @param beforeStep gets each step's number, from 1, when its inputs are in host memory
+    public static Outcome run(Job job, TrainingPlan plan, Engine engine, int steps, IntConsumer beforeStep) {
         ModelState state = new ModelState(engine, job.config(), job.model(), plan.groups(), job.dtype(), true);
         state.initialize(7);
         Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
@@ -143,6 +151,7 @@ public final class TinyRun {
             cursor = batch.after();
             long targets = feed.fill(data, batch);
             feed.scalars(3e-4, 1 / (1 - Math.pow(0.9, step)), 1 / Math.sqrt(1 - Math.pow(0.95, step)), 1.0 / targets);
+            beforeStep.accept(step);
             engine.execute(0);
             losses.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 1));
             norms.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 2));

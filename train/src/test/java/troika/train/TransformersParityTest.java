@@ -12,7 +12,6 @@ import java.util.Objects;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
-import troika.comm.InProcessGroup;
 import troika.graph.Model;
 import troika.graph.Parameter;
 import troika.model.DeepSeekLlm;
@@ -55,9 +54,20 @@ class TransformersParityTest {
         Model model = DeepSeekLlm.of(config, SEQUENCE);
         List<Device> devices = TinyRun.devices(1);
         PlanOptions options = new PlanOptions(
-                DType.F32, SEQUENCE, BATCH, 1, 0, false, 0.9f, 0.95f, 1e-8f, 0.1f, 1f, devices.getFirst().workspaceBytes());
+                DType.F32,
+                SEQUENCE,
+                BATCH,
+                1,
+                0,
+                false,
+                0.9f,
+                0.95f,
+                1e-8f,
+                0.1f,
+                1f,
+                devices.getFirst().workspaceBytes());
         TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
-        try (Engine engine = new Engine(List.of(plan.train()), devices, InProcessGroup.create(1));
+        try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {
             new ModelState(engine, config, model, plan.groups(), DType.F32, true).load(weights);

@@ -61,7 +61,7 @@ public final class Corpus {
             });
         }
         if (!any[0]) {
-            throw new UserException("There is no text in %s: give other data with --data.".formatted(this));
+            throw new UserException("There is no text in %s: give other data.".formatted(this));
         }
     }
 

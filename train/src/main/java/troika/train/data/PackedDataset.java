@@ -32,7 +32,7 @@ public final class PackedDataset implements Dataset {
         this.samplesPerEpoch = samplesPerEpoch;
     }
 
-    /// For training: documents in an order that (seed, epoch) decide. The up to S - 1 tokens that fill no sequence are
+    /// For training: documents, and the sequences cut from them, in orders that (seed, epoch) decide. The up to S - 1 tokens that fill no sequence are
     /// other ones every epoch.
     ///
     /// @throws UserException where the data are shorter than one sequence
@@ -66,7 +66,12 @@ public final class PackedDataset implements Dataset {
     @Override
     public void read(long sample, MemorySegment tokens, MemorySegment labels, MemorySegment positions) {
         Order order = order(shuffled ? sample / samplesPerEpoch : 0);
-        long at = sample % samplesPerEpoch * sequenceLength;
+        long index = sample % samplesPerEpoch;
+        if (shuffled) {
+            // Neighbours come from one document; a batch should not.
+            index = Shuffle.at(index, samplesPerEpoch, SplitMix.at(seed, order.epoch));
+        }
+        long at = index * sequenceLength;
         int k = find(order.starts, at);
         int filled = 0;
         while (filled < sequenceLength) {

@@ -64,8 +64,13 @@ public final class TokenCache implements AutoCloseable {
         this.arena = arena;
     }
 
-    /// `$XDG_CACHE_HOME/troika/tokens`, or `~/.cache/troika/tokens`.
+    /// The folder that the system property `troika.cache` names, else `$XDG_CACHE_HOME/troika/tokens`, else
+    /// `~/.cache/troika/tokens`.
     public static Path defaultDirectory() {
+        String property = System.getProperty("troika.cache");
+        if (property != null) {
+            return Path.of(property);
+        }
         String xdg = System.getenv("XDG_CACHE_HOME");
         Path cache = xdg != null && xdg.startsWith("/")
                 ? Path.of(xdg)

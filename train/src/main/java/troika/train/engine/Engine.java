@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.concurrent.Semaphore;
 import org.jspecify.annotations.Nullable;
 import troika.comm.Communicator;
+import troika.comm.InProcessGroup;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
@@ -30,15 +31,15 @@ public final class Engine implements AutoCloseable {
     private final Semaphore finished = new Semaphore(0);
     private boolean closed;
 
-    /// Makes the Engine ready.
+    /// Makes an Engine of ranks that are threads of this JVM.
     ///
-    /// @param programs that share their ranks' arenas @param devices by rank, which the Engine does not
-    /// close
-    /// @param communicators by rank
-    public Engine(List<StepProgram> programs, List<Device> devices, List<Communicator> communicators) {
-        this(programs, devices, communicators, true);
+    /// @param programs that share their ranks' arenas
+    /// @param devices by rank, which the Engine does not close
+    public static Engine inProcess(List<StepProgram> programs, List<Device> devices) {
+        return new Engine(programs, devices, InProcessGroup.create(devices.size()), true);
     }
 
+    /// @param communicators by rank
     /// @param capture false: every execution dispatches every call anew, so that wrappers see them
     Engine(List<StepProgram> programs, List<Device> devices, List<Communicator> communicators, boolean capture) {
         this.programs = List.copyOf(programs);

@@ -1,0 +1,108 @@
+package troika.graph;
+
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import troika.tensor.DType;
+import troika.tensor.Shape;
+
+/// Blocks for tests: a decoder layer of 2 heads of 4 and one key-value head, and a head of 10 words.
+final class Graphs {
+    static final int HIDDEN = 8;
+    static final int WORDS = 10;
+
+    private Graphs() {}
+
+    static Block layer() {
+        Map<String, Parameter> parameters = new LinkedHashMap<>();
+        parameters.put("norm1", new Parameter("norm1", new Shape(HIDDEN), false, 0));
+        parameters.put("qkv", new Parameter("qkv", new Shape(16, HIDDEN), true, 0.02));
+        parameters.put("out", new Parameter("out", new Shape(HIDDEN, HIDDEN), true, 0.02));
+        parameters.put("norm2", new Parameter("norm2", new Shape(HIDDEN), false, 0));
+        parameters.put("gateUp", new Parameter("gateUp", new Shape(24, HIDDEN), true, 0.02));
+        parameters.put("down", new Parameter("down", new Shape(HIDDEN, 12), true, 0.02));
+        return new Simple(parameters, (trace, x) -> {
+            Value in = present(x);
+            Value position = trace.global("positions", DType.I32, new Shape(trace.tokens()));
+            Value rope = trace.global("rope", DType.F32, new Shape(16, 4));
+            Value qkv = trace.linear(
+                    trace.rmsNorm(in, trace.parameter("norm1"), 1e-6), trace.parameter("qkv"), null, "qkv");
+            Value attended = trace.attention(trace.rope(qkv, position, rope, 3, 4), position, 2, 1, 4);
+            Value hidden = trace.linear(attended, trace.parameter("out"), in, "hidden");
+            Value gateUp = trace.linear(
+                    trace.rmsNorm(hidden, trace.parameter("norm2"), 1e-6), trace.parameter("gateUp"), null, "gateUp");
+            return trace.linear(trace.swiGlu(gateUp), trace.parameter("down"), hidden, "output");
+        });
+    }
+
+    /// @param chunk rows of logits at a time
+    static Block head(long chunk) {
+        Map<String, Parameter> parameters = new LinkedHashMap<>();
+        parameters.put("norm", new Parameter("norm", new Shape(HIDDEN), false, 0));
+        parameters.put("weight", new Parameter("weight", new Shape(WORDS, HIDDEN), true, 0.02));
+        return new Simple(parameters, (trace, x) -> {
+            Value normed = trace.rmsNorm(present(x), trace.parameter("norm"), 1e-6);
+            trace.lossHead(
+                    normed,
+                    trace.parameter("weight"),
+                    trace.global("labels", DType.I32, new Shape(trace.tokens())),
+                    trace.global("scale", DType.F32, new Shape(1)),
+                    trace.global("loss", DType.F32, new Shape(1)),
+                    chunk);
+            return null;
+        });
+    }
+
+    static Value present(@Nullable Value x) {
+        if (x == null) {
+            throw new IllegalArgumentException("no input");
+        }
+        return x;
+    }
+
+    /// Nodes in words: op, inputs → outputs.
+    static List<String> words(List<Node> nodes) {
+        return nodes.stream()
+                .map(node -> node.op().getClass().getSimpleName() + " "
+                        + String.join(
+                                " ",
+                                node.inputs().stream()
+                                        .map(value -> value == null ? "-" : word(value))
+                                        .toList())
+                        + " → "
+                        + String.join(
+                                " ", node.outputs().stream().map(Graphs::word).toList()))
+                .toList();
+    }
+
+    private static String word(Value value) {
+        return switch (value.kind()) {
+            case PARAMETER -> value.name();
+            case PARAMETER_GRADIENT -> "∂" + value.name();
+            default -> value.name().replace("grad ", "grad_");
+        };
+    }
+
+    interface Forward {
+        @Nullable
+        Value of(Trace trace, @Nullable Value x);
+    }
+
+    record Simple(Map<String, Parameter> parameters, Forward body) implements Block {
+        @Override
+        public String name() {
+            return "block";
+        }
+
+        @Override
+        public String kind() {
+            return "block";
+        }
+
+        @Override
+        public @Nullable Value forward(Trace trace, @Nullable Value x) {
+            return body.of(trace, x);
+        }
+    }
+}

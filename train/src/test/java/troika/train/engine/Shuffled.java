@@ -1,0 +1,200 @@
+package troika.train.engine;
+
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.BitSet;
+import java.util.EnumMap;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Random;
+import troika.comm.Communicator;
+import troika.plan.Instruction;
+import troika.plan.Lane;
+import troika.plan.RankProgram;
+import troika.plan.TensorSpec;
+import troika.tensor.DType;
+import troika.tensor.Device;
+import troika.tensor.Memory;
+import troika.tensor.Shape;
+import troika.tensor.Stream;
+import troika.tensor.Tensor;
+
+/// Executes steps of a rank's program, one instruction at a time, in an order drawn at random from all that its
+/// declared dependencies allow: lanes first in, first out, two steps in flight. What is dead is poisoned at once.
+final class Shuffled {
+    private final RankProgram program;
+    private final Device device;
+    private final RankMemory memory;
+    private final Dispatch dispatch;
+    private final Map<Lane, Stream> streams = new EnumMap<>(Lane.class);
+    private final Map<Lane, List<Instruction>> lanes = new EnumMap<>(Lane.class);
+    private final Cells cells;
+    private final Random random;
+    private final int delayed;
+    /// By lane, how many of its instructions have run, over all steps.
+    private final Map<Lane, Integer> ran = new EnumMap<>(Lane.class);
+    private final List<BitSet> done = new ArrayList<>();
+    private final List<float[]> reports = new ArrayList<>();
+    private int outOfOrder;
+
+    /// @param delayed an instruction that waits until nothing else can run; -1 for none
+    Shuffled(RankProgram program, Device device, Communicator communicator, long seed, int delayed) {
+        this.program = program;
+        this.device = device;
+        this.delayed = delayed;
+        memory = new RankMemory(program.rank(), device, program.deviceBytes(), program.hostBytes());
+        Tensor workspace = memory.tensor(program.tensor("workspace:" + Lane.COMPUTE));
+        for (Lane lane : Lane.values()) {
+            streams.put(lane, device.stream("shuffled " + lane, lane == Lane.COMPUTE ? workspace : null));
+            List<Instruction> own = program.instructions().stream()
+                    .filter(instruction -> instruction.lane() == lane)
+                    .toList();
+            if (!own.isEmpty()) {
+                lanes.put(lane, own);
+            }
+        }
+        dispatch = new Dispatch(device.kernels(), communicator, memory.tensors(program));
+        cells = new Cells(program);
+        random = new Random(seed);
+    }
+
+    /// Runs steps from a state of the device arena. @param inputs the host arena of each step
+    void run(byte[] state, List<byte[]> inputs) {
+        device.write(bytes(memory.deviceArena(), 0, state.length), MemorySegment.ofArray(state));
+        int started = 0;
+        Map<Instruction, Integer> choices = new HashMap<>();
+        while (true) {
+            choices.clear();
+            lanes.forEach((lane, own) -> {
+                int count = ran.getOrDefault(lane, 0);
+                choices.put(own.get(count % own.size()), count / own.size());
+            });
+            int steps = started;
+            choices.entrySet()
+                    .removeIf(choice -> choice.getValue() >= steps || !ready(choice.getKey(), choice.getValue()));
+            boolean canStart = started < inputs.size()
+                    && (started == 0 || uploaded(started - 1))
+                    && (started < 2
+                            || done.get(started - 2).cardinality()
+                                    == program.instructions().size());
+            if (choices.isEmpty() && !canStart) {
+                break;
+            }
+            if (choices.size() > 1) {
+                choices.keySet().removeIf(i -> i.id() == delayed);
+            }
+            boolean onlyDelayed = choices.keySet().stream().allMatch(i -> i.id() == delayed);
+            if (canStart && (onlyDelayed || random.nextInt(3) == 0)) {
+                byte[] input = inputs.get(started++);
+                Memory host = memory.tensor(hostTensor()).memory();
+                device.write(bytes(host, 0, input.length), MemorySegment.ofArray(input));
+                done.add(new BitSet());
+            } else {
+                List<Instruction> list = new ArrayList<>(choices.keySet());
+                list.sort((a, b) -> Integer.compare(a.id(), b.id()));
+                Instruction next = list.get(random.nextInt(list.size()));
+                execute(next, choices.getOrDefault(next, 0));
+            }
+        }
+        for (BitSet step : done) {
+            if (step.cardinality() != program.instructions().size()) {
+                throw new IllegalStateException("instructions of rank " + program.rank() + " are left over");
+            }
+        }
+    }
+
+    private TensorSpec hostTensor() {
+        return program.tensors().stream().filter(TensorSpec::host).findFirst().orElseThrow();
+    }
+
+    /// The host may write a step's inputs where those of the step before have been read.
+    private boolean uploaded(int step) {
+        return program.instructions().stream()
+                .allMatch(i ->
+                        i.kind() != Instruction.Kind.INPUT || done.get(step).get(i.id()));
+    }
+
+    private boolean ready(Instruction instruction, int step) {
+        return instruction.after().stream().allMatch(done.get(step)::get)
+                && (step == 0 || instruction.afterPrevious().stream().allMatch(done.get(step - 1)::get));
+    }
+
+    private void execute(Instruction instruction, int step) {
+        if (done.get(step).nextClearBit(0) != instruction.id() || (step > 0 && unfinished(step - 1))) {
+            outOfOrder++;
+        }
+        Stream stream = Objects.requireNonNull(streams.get(instruction.lane()));
+        dispatch.calls(stream, instruction.calls());
+        stream.synchronize();
+        BitSet now = done.get(step);
+        now.set(instruction.id());
+        ran.merge(instruction.lane(), 1, Integer::sum);
+        if (instruction.kind() == Instruction.Kind.REPORT) {
+            float[] report = new float[4];
+            device.read(memory.tensor(program.tensor("host report")), MemorySegment.ofArray(report));
+            reports.add(report);
+        }
+        for (Cells.Content content : cells.of(instruction.id())) {
+            if (content.users().stream().allMatch(now::get)) {
+                poison(content);
+            }
+        }
+    }
+
+    private boolean unfinished(int step) {
+        return done.get(step).cardinality() < program.instructions().size();
+    }
+
+    private void poison(Cells.Content content) {
+        byte[] poison = new byte[Math.toIntExact(content.end() - content.start())];
+        // NaN in every floating-point type. Integers are indices: any wrong one that exists will do.
+        Arrays.fill(poison, (byte) (content.dtype() == DType.I32 ? 0 : 0xff));
+        device.write(bytes(memory.deviceArena(), content.start(), poison.length), MemorySegment.ofArray(poison));
+    }
+
+    private static Tensor bytes(Memory memory, long offset, long length) {
+        // All sizes here are whole elements of two bytes.
+        return memory.tensor(offset, DType.BF16, new Shape(length / 2));
+    }
+
+    /// Of each step: sum of squares, loss, norm, clip factor.
+    List<float[]> reports() {
+        return reports;
+    }
+
+    /// How many instructions ran before others that are issued before them.
+    int outOfOrder() {
+        return outOfOrder;
+    }
+
+    /// The content of all tensors of these roles, by name.
+    Map<String, byte[]> contents() {
+        Map<String, byte[]> contents = new HashMap<>();
+        for (TensorSpec tensor : program.tensors()) {
+            if (lasting(tensor)) {
+                byte[] content = new byte[Math.toIntExact(tensor.bytes())];
+                device.read(memory.tensor(tensor), MemorySegment.ofArray(content));
+                contents.put(tensor.name(), content);
+            }
+        }
+        return contents;
+    }
+
+    /// Whether a tensor is what training is for: weights and optimizer states.
+    static boolean lasting(TensorSpec tensor) {
+        return switch (tensor.role()) {
+            // Between the parameters of a flat group lies padding, which nobody reads.
+            case WEIGHTS -> !tensor.name().startsWith("weights:");
+            case MASTER_WEIGHTS, MOMENTS -> true;
+            default -> false;
+        };
+    }
+
+    void close() {
+        streams.values().forEach(Stream::close);
+        memory.close();
+    }
+}

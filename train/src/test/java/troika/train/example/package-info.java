@@ -1,0 +1,4 @@
+@NullMarked
+package troika.train.example;
+
+import org.jspecify.annotations.NullMarked;
