@@ -2,7 +2,6 @@ package troika.graph;
 
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -29,7 +28,7 @@ public final class Trace {
     private final int batch;
     private final int sequence;
     private final Map<String, Parameter> parameters;
-    private final List<Value> values = new ArrayList<>();
+    private int values;
     private final List<Node> nodes = new ArrayList<>();
     private final Map<String, Value> named = new HashMap<>();
     /// Gradients that the forward itself computes: the chunked loss.
@@ -45,16 +44,6 @@ public final class Trace {
 
     public Mode mode() {
         return mode;
-    }
-
-    /// Sequences of the microbatch.
-    public int batch() {
-        return batch;
-    }
-
-    /// Tokens of a sequence.
-    public int sequence() {
-        return sequence;
     }
 
     /// Tokens of the microbatch.
@@ -178,10 +167,6 @@ public final class Trace {
         return nodes;
     }
 
-    List<Value> values() {
-        return values;
-    }
-
     Map<Value, Value> gradients() {
         return gradients;
     }
@@ -208,7 +193,7 @@ public final class Trace {
 
     private Value emit(Op op, String name, Shape shape, @Nullable Value... inputs) {
         Value out = local(name, dtype, shape);
-        nodes.add(new Node(op, Collections.unmodifiableList(Arrays.asList(inputs)), List.of(out)));
+        nodes.add(new Node(op, Arrays.asList(inputs), List.of(out)));
         return out;
     }
 
@@ -222,8 +207,6 @@ public final class Trace {
     }
 
     private Value add(Value.Kind kind, String name, DType type, Shape shape, @Nullable Value base, long offset) {
-        Value value = new Value(values.size(), kind, name, type, shape, base, offset);
-        values.add(value);
-        return value;
+        return new Value(values++, kind, name, type, shape, base, offset);
     }
 }

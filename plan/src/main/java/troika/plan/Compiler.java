@@ -86,7 +86,7 @@ public final class Compiler {
                 true,
                 options.dtype(),
                 builder.tensors().get(output).shape());
-        builder.emit(Instruction.Kind.REPORT, Lane.DOWNLOAD, -1, -1, -1, List.of(RankTensors.copy(output, logits)));
+        builder.emit(Instruction.Kind.REPORT, Lane.DOWNLOAD, List.of(RankTensors.copy(output, logits)));
         Placement places = new Placement(builder);
         return new StepProgram(
                 "decode", blockNames(), List.of(Assembly.program(builder, places, places.deviceBytes())));
@@ -129,18 +129,10 @@ public final class Compiler {
             builder.emit(
                     Instruction.Kind.NORM,
                     Lane.COMMUNICATION,
-                    -1,
-                    -1,
-                    -1,
                     List.of(new Call(new Op.AllReduce("data"), List.of(), List.of(builder.find("loss")))));
         }
         builder.emit(
-                Instruction.Kind.REPORT,
-                Lane.DOWNLOAD,
-                -1,
-                -1,
-                -1,
-                List.of(RankTensors.copy(stats, builder.find("host stats"))));
+                Instruction.Kind.REPORT, Lane.DOWNLOAD, List.of(RankTensors.copy(stats, builder.find("host stats"))));
     }
 
     /// Emits a forward without backward; returns the last block's output, -1 where it has none.

@@ -120,7 +120,7 @@ final class Placement {
         return ParameterGroup.roundUp(value, ALIGNMENT);
     }
 
-    /// Gaps of the region behind the persistent buffers; the last gap has no end.
+    /// Gaps of the region behind the persistent buffers, up to `end`, behind which all is free.
     private static final class FreeList {
         private final TreeMap<Long, Long> gaps = new TreeMap<>();
         private long end;

@@ -85,6 +85,12 @@ final class RankBuilder {
         throw new IllegalArgumentException("no tensor " + name);
     }
 
+    /// Emits an instruction of the step as a whole.
+    void emit(Instruction.Kind kind, Lane lane, List<Call> calls) {
+        emit(kind, lane, -1, -1, -1, calls);
+    }
+
+    /// Emits an instruction; -1 for a block, group or microbatch that it does not belong to.
     void emit(Instruction.Kind kind, Lane lane, int block, int group, int microbatch, List<Call> calls) {
         if (!calls.isEmpty()) {
             drafts.add(new Draft(kind, lane, block, group, microbatch, List.copyOf(calls)));

@@ -92,10 +92,9 @@ final class RankTensors {
     ///
     /// @param batches sequences of each microbatch of this rank
     void addTraining(List<Integer> batches) {
-        boolean sharded = options.zeroStage() >= 1 && shards > 1;
         for (ParameterGroup group : groups) {
             Shape full = new Shape(group.elements());
-            Shape shard = sharded ? new Shape(group.elements() / shards) : full;
+            Shape shard = sharded() ? new Shape(group.elements() / shards) : full;
             if (options.dtype() == DType.F32) {
                 builder.slice(weights.get(group.index()), "master:" + group.name(), start(shard), DType.F32, shard);
             } else {
@@ -158,6 +157,11 @@ final class RankTensors {
         return builder;
     }
 
+    /// Whether a rank keeps only its shard of the optimizer states (ZeRO-1).
+    boolean sharded() {
+        return options.zeroStage() >= 1 && shards > 1;
+    }
+
     /// Whether a step keeps only its shard of the summed gradients (ZeRO-2).
     boolean shardedGradients() {
         return options.zeroStage() >= 2 && shards > 1;
@@ -208,7 +212,7 @@ final class RankTensors {
 
     /// The first element of this rank's shard; 0 where a shard is everything.
     private long start(Shape shard) {
-        return options.zeroStage() >= 1 && shards > 1 ? rank * shard.elements() : 0;
+        return sharded() ? rank * shard.elements() : 0;
     }
 
     private int device(String name, DType dtype, Shape shape) {

@@ -1,11 +1,11 @@
 package troika.plan;
 
 /// Splits n units over k ranks as evenly as whole units allow; the first ranks get the larger parts.
-public final class Shares {
+final class Shares {
     private final long units;
     private final int parts;
 
-    public Shares(long units, int parts) {
+    Shares(long units, int parts) {
         if (units < 0 || parts < 1) {
             throw new IllegalArgumentException("cannot split " + units + " units over " + parts);
         }
@@ -14,12 +14,12 @@ public final class Shares {
     }
 
     /// The units of part `i`.
-    public long size(int i) {
+    long size(int i) {
         return start(i + 1) - start(i);
     }
 
     /// The first unit of part `i`; `start(k)` is n.
-    public long start(int i) {
+    long start(int i) {
         return i * (units / parts) + Math.min(i, units % parts);
     }
 }

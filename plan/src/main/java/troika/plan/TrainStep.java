@@ -37,7 +37,7 @@ final class TrainStep {
         this.tensors = tensors;
         this.builder = builder;
         this.shards = tensors.shards();
-        this.sharded = options.zeroStage() >= 1 && shards > 1;
+        this.sharded = tensors.sharded();
         for (ParameterGroup group : tensors.groups()) {
             int first = 0;
             while (!uses(blocks.get(first), group)) {
@@ -222,31 +222,22 @@ final class TrainStep {
                     : shard(gradients, "norm shard:" + group.name(), DType.F32, group);
             squares.add(new Call(new Op.SumSquares(true), List.of(own), List.of(sum)));
         }
-        builder.emit(Instruction.Kind.NORM, Lane.COMPUTE, -1, -1, -1, squares);
+        builder.emit(Instruction.Kind.NORM, Lane.COMPUTE, squares);
         if (shards > 1) {
             builder.emit(
                     Instruction.Kind.NORM,
                     Lane.COMMUNICATION,
-                    -1,
-                    -1,
-                    -1,
                     List.of(new Call(new Op.AllReduce("data"), List.of(), List.of(stats))));
         }
         int clip = builder.find("clip");
         builder.emit(
                 Instruction.Kind.NORM,
                 Lane.COMPUTE,
-                -1,
-                -1,
-                -1,
                 List.of(new Call(
                         new Op.ClipFactor(options.maxGradNorm()), List.of(sum, builder.find("loss")), List.of(clip))));
         builder.emit(
                 Instruction.Kind.REPORT,
                 Lane.DOWNLOAD,
-                -1,
-                -1,
-                -1,
                 List.of(
                         RankTensors.copy(stats, builder.find("host stats")),
                         RankTensors.copy(clip, builder.find("host clip"))));
