@@ -13,8 +13,8 @@ import troika.train.config.TrainingOptionsBuilder;
 
 /// `troika quickstart`: a small model, trained on the JDK's source on three ranks.
 final class QuickstartCommand implements Command {
-    private static final long STEPS = 400;
-    private static final long WARMUP_STEPS = 20;
+    private static final long STEPS = 1200;
+    private static final long WARMUP_STEPS = 100;
     private static final int SAMPLE_TOKENS = 400;
     private static final String PROMPT = "    /**\n     * Returns ";
 
@@ -26,12 +26,13 @@ final class QuickstartCommand implements Command {
             .dtype(DType.BF16)
             .zeroStage(1)
             .sequenceLength(256)
-            .trainBatchSize(24)
-            .learningRate(2e-3)
-            .minLearningRate(2e-4)
+            .trainBatchSize(6)
+            .learningRate(1e-3)
+            .minLearningRate(1e-4)
             .weightDecay(0.1)
             .adamBeta2(0.95)
             .lrSchedulerType(SchedulerType.COSINE)
+            .loggingSteps(50)
             .saveStrategy(SaveStrategy.NO);
     private String devices = "cpu:3";
     private long steps = STEPS;
@@ -44,7 +45,7 @@ final class QuickstartCommand implements Command {
                     "Folder of the run. (default: troika-out/quickstart, with a number where that exists)",
                     value -> output = Path.of(value),
                     "--output")
-            .count("Steps. (default: 400)", value -> steps = value, "--max-steps")
+            .count("Steps. (default: 1200)", value -> steps = value, "--max-steps")
             .text("cpu:N", "Devices: N ranks on the CPU. (default: cpu:3)", value -> devices = value, "--devices")
             .texts("PATH", "Text to train on. (default: jdk, the JDK's own source)", run::data, "--data");
 
