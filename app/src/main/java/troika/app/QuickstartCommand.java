@@ -15,7 +15,7 @@ import troika.train.config.TrainingOptionsBuilder;
 final class QuickstartCommand implements Command {
     private static final long STEPS = 1200;
     private static final long WARMUP_STEPS = 100;
-    private static final int SAMPLE_TOKENS = 400;
+    private static final int SAMPLE_TOKENS = 220;
     private static final String PROMPT = "    /**\n     * Returns ";
 
     private final TrainingOptionsBuilder run = TrainingOptions.builder()
@@ -70,7 +70,7 @@ final class QuickstartCommand implements Command {
         if (!result.cancelled()) {
             out.println("Sample:");
             GenerateCommand.generate(
-                    result.modelDirectory(), "cpu:1", PROMPT, SAMPLE_TOKENS, 0.7, resolved.seed(), out);
+                    result.modelDirectory(), "cpu:1", PROMPT, SAMPLE_TOKENS, 0.6, resolved.seed(), out);
             out.println();
         }
         TrainingRun.report(result, out, "byte");
