@@ -24,7 +24,8 @@ final class CpuDevice implements Device {
     private final long spinNanos;
     private final Kernels kernels = new CpuKernels();
 
-    /// @param threads that share this rank's kernels @param spinNanos how long a waiting thread keeps its core
+    /// @param threads that share this rank's kernels
+    /// @param spinNanos how long a waiting thread keeps its core
     CpuDevice(int rank, int threads, long spinNanos) {
         this.rank = rank;
         this.threads = threads;

@@ -23,7 +23,8 @@ final class CpuWorkers implements Workers, AutoCloseable {
     private volatile @Nullable Throwable failure;
     private volatile boolean closed;
 
-    /// @param threads the caller included @param spinNanos how long a helper without work spins before it sleeps
+    /// @param threads the caller included
+    /// @param spinNanos how long a helper without work spins before it sleeps
     CpuWorkers(String name, int threads, long spinNanos) {
         this.threads = threads;
         rounds = new Progress(spinNanos);

@@ -42,7 +42,9 @@ final class MatMul {
         }
     }
 
-    /// @param m rows of a and c @param n columns of b and c @param k columns of a and rows of b
+    /// @param m rows of a and c
+    /// @param n columns of b and c
+    /// @param k columns of a and rows of b
     record Key(long m, long n, long k, Layout a, Layout b, Layout c, Addend addend) {}
 
     final Key key;

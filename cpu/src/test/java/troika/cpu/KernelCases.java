@@ -43,7 +43,8 @@ final class KernelCases {
     /// One call, and what it has to do at least.
     ///
     /// @param flops of its matrix products
-    /// @param read what it must read @param written what it must write; in place: both
+    /// @param read what it must read
+    /// @param written what it must write; in place: both
     record Case(long flops, List<Tensor> read, List<Tensor> written, Consumer<Stream> call) {
         long bytes() {
             return sum(read) + sum(written);

@@ -119,10 +119,11 @@ public sealed interface Op {
         };
     }
 
-    /// Floating-point operations of the matrix products, a multiplication and an addition being
-    /// two; element-wise work counts as none, since bytes bound it.
+    /// Floating-point operations of the matrix products, a multiplication and an addition being two;
+    /// element-wise work counts as none, since bytes bound it.
     ///
-    /// @param inputs shapes of the inputs that are there @param outputs shapes of the outputs
+    /// @param inputs shapes of the inputs that are there
+    /// @param outputs shapes of the outputs
     default long flops(List<Shape> inputs, List<Shape> outputs) {
         return switch (this) {
             case Linear _, LinearBackwardInput _ ->

@@ -113,7 +113,9 @@ public final class Trace {
     /// gradient in place, from which the gradients of `x` and `weight` follow at once, while the
     /// chunk is still in cache; the backward finds them done.
     ///
-    /// @param labels I32 `[T]` @param scale F32 `[1]` @param loss F32 `[1]`, added to
+    /// @param labels I32 `[T]`
+    /// @param scale F32 `[1]`
+    /// @param loss F32 `[1]`, added to
     public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss, long chunkRows) {
         boolean training = mode == Mode.TRAIN;
         long rows = rows(x);

@@ -14,8 +14,7 @@ import troika.tensor.DType;
 import troika.tensor.Shape;
 
 /// DeepSeek LLM (DeepSeek-AI 2024): Llama's architecture. Pre-norm decoder layers of grouped-query
-/// attention with rotary
-/// embeddings and a SwiGLU, an RMSNorm before the head, no biases. Mathematics only.
+/// attention with rotary embeddings and a SwiGLU, an RMSNorm before the head, no biases. Mathematics only.
 public final class DeepSeekLlm {
     /// `initializer_range` of DeepSeek LLM's own config.json, and the default of Hugging Face.
     private static final double INITIAL_DEVIATION = 0.02;

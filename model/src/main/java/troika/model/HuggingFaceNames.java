@@ -5,8 +5,7 @@ import java.util.List;
 import troika.tensor.Shape;
 
 /// Where a parameter lies in files of Hugging Face's naming. Troika stores some of their tensors as one,
-/// row behind row:
-/// queries, keys and values, and gates and ups; each of these is one product then.
+/// row behind row: queries, keys and values, and gates and ups; each of these is one product then.
 public final class HuggingFaceNames {
     /// One of the tensors that make up a parameter.
     ///

@@ -15,9 +15,9 @@ import troika.tensor.Shape;
 
 /// Compiles a model, a layout and policies into programs.
 ///
-/// A rank's work is emitted as instructions in issue order, on buffers without places
-/// ([RankTensors] makes what lasts, [TrainStep] what a step makes); then passes settle which writes
-/// overwrite ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and who waits for whom
+/// A rank's work is emitted as instructions in issue order, on buffers without places ([RankTensors] makes
+/// what lasts, [TrainStep] what a step makes); then passes settle which writes overwrite
+/// ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and who waits for whom
 /// ([Dependencies]). Blocks are traced once for each kind and shape.
 public final class Compiler {
     private final Model model;

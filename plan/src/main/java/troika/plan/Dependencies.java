@@ -17,8 +17,8 @@ final class Dependencies {
     private final List<List<Integer>> after = new ArrayList<>();
     private final List<List<Integer>> afterPrevious = new ArrayList<>();
 
-    /// Bytes of one arena with the same history: who wrote them last, and who of each lane read
-    /// them since. Numbers count on from the first playing to the second.
+    /// Bytes of one arena with the same history: who wrote them last, and who of each lane read them
+    /// since. Numbers count on from the first playing to the second.
     private static final class Cell {
         private long end;
         private int writer = -1;

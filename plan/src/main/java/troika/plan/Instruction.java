@@ -12,7 +12,8 @@ import java.util.List;
 /// @param after instructions of the same execution that must be done; those before it in its lane are
 /// implied
 /// @param afterPrevious instructions of the previous execution that must be done
-/// @param flops of its matrix products @param bytes read and written by its calls
+/// @param flops of its matrix products
+/// @param bytes read and written by its calls
 public record Instruction(
         int id,
         Kind kind,

@@ -10,11 +10,11 @@ import java.util.TreeMap;
 
 /// Pass: gives every buffer its place.
 ///
-/// Persistent buffers lie one behind the other in the order of their making, so that programs made
-/// from the same start share them. The others live from the first to the last call that touches
-/// them, in issue order, and take the smallest gap that fits (best fit, swept over time). Lanes may
-/// run out of issue order, but [Dependencies] are derived from the places chosen here, so a reuse
-/// is at worst a wait, never a race.
+/// Persistent buffers lie one behind the other in the order of their making, so that programs made from
+/// the same start share them. The others live from the first to the last call that touches them, in issue
+/// order, and take the smallest gap that fits (best fit, swept over time). Lanes may run out of issue
+/// order, but [Dependencies] are derived from the places chosen here, so a reuse is at worst a wait, never
+/// a race.
 final class Placement {
     /// Bytes to which buffers are aligned; what CUDA's allocator and libraries expect.
     private static final long ALIGNMENT = 256;

@@ -5,11 +5,11 @@ import troika.tensor.DType;
 /// What the compiler needs to know of a run, the model and the layout apart.
 ///
 /// @param batch sequences of a step, over all ranks
-/// @param accumulation microbatches of each data-parallel rank: the batch is split into
-/// accumulation × ranks microbatches
+/// @param accumulation microbatches of each data-parallel rank: the batch is split into accumulation ×
+/// ranks microbatches
 /// @param zeroStage 0: everything replicated; 1: optimizer states sharded; 2: gradients too
-/// @param recompute whether a decoder layer's activations are computed again in the backward
-/// instead of stored
+/// @param recompute whether a decoder layer's activations are computed again in the backward instead of
+/// stored
 /// @param maxGradNorm 0: no clipping
 /// @param workspaceBytes of each stream that runs kernels
 public record PlanOptions(

@@ -22,8 +22,8 @@ import troika.graph.Op;
 import troika.tensor.Shape;
 import troika.tensor.UserException;
 
-/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one
-/// walk over record components serves them all; an op is written with its name under "op".
+/// Programs as JSON and back. A program is records of numbers, names and lists of these, so one walk over
+/// record components serves them all; an op is written with its name under "op".
 public final class ProgramJson {
     private static final JsonMapper MAPPER = JsonMapper.builder().build();
     private static final Map<String, Class<?>> OPS = Arrays.stream(Op.class.getPermittedSubclasses())

@@ -14,7 +14,8 @@ final class RankBuilder {
     /// Memory that lives and dies as one.
     record Buffer(String name, TensorSpec.Role role, boolean host, long bytes) {}
 
-    /// A slice of a buffer. @param offset bytes from the buffer's start
+    /// A slice of a buffer.
+    /// @param offset bytes from the buffer's start
     record Slice(int buffer, String name, long offset, DType dtype, Shape shape) {
         long bytes() {
             return shape.elements() * dtype.bytes();

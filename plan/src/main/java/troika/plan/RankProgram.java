@@ -5,7 +5,8 @@ import java.util.function.Supplier;
 
 /// What one rank does: instructions in the order in which they are issued, each to its lane.
 ///
-/// @param deviceBytes size of the device arena @param hostBytes size of the pinned host arena
+/// @param deviceBytes size of the device arena
+/// @param hostBytes size of the pinned host arena
 /// @param tensors by id
 public record RankProgram(
         int rank, long deviceBytes, long hostBytes, List<TensorSpec> tensors, List<Instruction> instructions) {

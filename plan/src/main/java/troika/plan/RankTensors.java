@@ -14,10 +14,9 @@ import troika.tensor.Shape;
 /// gradients, inputs.
 ///
 /// Their names, by which the Engine loads and saves them: `weights:GROUP`, `master:GROUP`,
-/// `moment1:GROUP`, `moment2:GROUP`, `gradients:GROUP` are flat over a [ParameterGroup] or, of
-/// those that are sharded, over this rank's shard of it; `host tokens 0`, `host labels 0`, `host
-/// positions 0`, … by microbatch, `host scalars` and `host report` are what the host writes and
-/// reads.
+/// `moment1:GROUP`, `moment2:GROUP`, `gradients:GROUP` are flat over a [ParameterGroup] or, of those that
+/// are sharded, over this rank's shard of it; `host tokens 0`, `host labels 0`, `host positions 0`, … by
+/// microbatch, `host scalars` and `host report` are what the host writes and reads.
 final class RankTensors {
     /// The scalars of a step, uploaded together: learning rate and bias corrections, as AdamW reads
     /// them, then the loss scale.

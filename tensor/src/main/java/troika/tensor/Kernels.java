@@ -5,29 +5,35 @@ import org.jspecify.annotations.Nullable;
 /// What a device computes. One method is one launch, asynchronous on a [Stream]; tensors must stay
 /// valid until it has run.
 ///
-/// Notation: T tokens of a microbatch (batch × sequence, flattened), H hidden size, V vocabulary, Q
-/// and K query and key-value heads, D head size, F intermediate size, N and K outputs and inputs of
-/// a matrix product. "Compute dtype" is F32 or BF16, the same for all such arguments of one call;
-/// arithmetic inside is in fp32, and sums that cross many elements are at least fp32. Every result
-/// is the same, bit for bit, on every call with the same arguments on the same machine. Gradients
-/// of weights are F32; `accumulate` adds to what is there, otherwise it is overwritten. No argument
-/// may overlap another unless said. Tensors of zero rows are allowed and do nothing, but that
-/// gradients of weights which are not accumulated become zero.
+/// Notation: T tokens of a microbatch (batch × sequence, flattened), H hidden size, V vocabulary, Q and K
+/// query and key-value heads, D head size, F intermediate size, N and K outputs and inputs of a matrix
+/// product. "Compute dtype" is F32 or BF16, the same for all such arguments of one call; arithmetic inside
+/// is in fp32, and sums that cross many elements are at least fp32. Every result is the same, bit for bit,
+/// on every call with the same arguments on the same machine. Gradients of weights are F32; `accumulate`
+/// adds to what is there, otherwise it is overwritten. No argument may overlap another unless said.
+/// Tensors of zero rows are allowed and do nothing, but that gradients of weights which are not
+/// accumulated become zero.
 public interface Kernels {
     // Embedding: out[t] = table[tokens[t]].
 
-    /// @param tokens I32 `[T]`, each in [0, V); @param table `[V, H]`; @param out `[T, H]`, both of the compute dtype
+    /// @param tokens I32 `[T]`, each in [0, V)
+    /// @param table `[V, H]`
+    /// @param out `[T, H]`, both of the compute dtype
     void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out);
 
     /// gradTable[v] (+)= Σ over t with tokens[t] = v of gradOut[t], summed in the order of t.
     ///
-    /// @param gradOut `[T, H]` of the compute dtype; @param gradTable F32 `[V, H]`
+    /// @param gradOut `[T, H]` of the compute dtype
+    /// @param gradTable F32 `[V, H]`
     void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate);
 
     // RMSNorm (Zhang & Sennrich 2019): out = weight · x · rstd, rstd = 1 / √(mean(x²) + epsilon), over the last
     // dimension.
 
-    /// @param x `[T, H]`; @param weight `[H]`; @param out `[T, H]`, all of the compute dtype; @param rstd F32 `[T]`
+    /// @param x `[T, H]`
+    /// @param weight `[H]`
+    /// @param out `[T, H]`, all of the compute dtype
+    /// @param rstd F32 `[T]`
     void rmsNorm(Stream stream, Tensor x, Tensor weight, float epsilon, Tensor out, Tensor rstd);
 
     /// gradX = residual + rstd · (weight · gradOut − x · rstd² · mean(weight · gradOut · x));
@@ -48,18 +54,24 @@ public interface Kernels {
 
     // Linear layer without bias: out = x · weightᵀ (+ residual).
 
-    /// @param x `[T, K]`; @param weight `[N, K]`; @param residual `[T, N]` or null; @param out `[T, N]`, may be
-    /// residual
+    /// @param x `[T, K]`
+    /// @param weight `[N, K]`
+    /// @param residual `[T, N]` or null
+    /// @param out `[T, N]`, may be residual
     void linear(Stream stream, Tensor x, Tensor weight, @Nullable Tensor residual, Tensor out);
 
     /// gradX = gradOut · weight.
     ///
-    /// @param gradOut `[T, N]`; @param weight `[N, K]`; @param gradX `[T, K]`
+    /// @param gradOut `[T, N]`
+    /// @param weight `[N, K]`
+    /// @param gradX `[T, K]`
     void linearBackwardInput(Stream stream, Tensor gradOut, Tensor weight, Tensor gradX);
 
     /// gradWeight (+)= gradOutᵀ · x, accumulated in the product itself.
     ///
-    /// @param gradOut `[T, N]`; @param x `[T, K]`, both of the compute dtype; @param gradWeight F32 `[N, K]`
+    /// @param gradOut `[T, N]`
+    /// @param x `[T, K]`, both of the compute dtype
+    /// @param gradWeight F32 `[N, K]`
     void linearBackwardWeight(Stream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate);
 
     // Rotary position embedding (Su et al. 2021), in Hugging Face's order: a head's halves are the real and imaginary
@@ -81,11 +93,14 @@ public interface Kernels {
 
     /// out = softmax(scale · q · kᵀ) · v, computed in blocks (Dao et al. 2022): scores are never stored whole.
     ///
-    /// @param qkv `[T, (Q + 2K) · D]`, T = batch × sequence; @param positions I32 `[T]`
-    /// @param out `[T, Q · D]` @param logSumExp F32 `[batch, Q, sequence]`, natural log
+    /// @param qkv `[T, (Q + 2K) · D]`, T = batch × sequence
+    /// @param positions I32 `[T]`
+    /// @param out `[T, Q · D]`
+    /// @param logSumExp F32 `[batch, Q, sequence]`, natural log
     void attention(Stream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp);
 
-    /// @param gradOut `[T, Q · D]`; @param gradQkv `[T, (Q + 2K) · D]`, overwritten
+    /// @param gradOut `[T, Q · D]`
+    /// @param gradQkv `[T, (Q + 2K) · D]`, overwritten
     void attentionBackward(
             Stream stream,
             AttentionShape shape,
@@ -99,18 +114,23 @@ public interface Kernels {
     /// One new token against a cache: writes the key and value of `qkv` into row `position` of the
     /// caches, and attends to rows 0 … position.
     ///
-    /// @param shape batch and sequence are 1; @param qkv `[1, (Q + 2K) · D]`; @param position I32
-    /// `[1]`
-    /// @param keys `[P, K · D]` and @param values the caches; @param out `[1, Q · D]`
+    /// @param shape batch and sequence are 1
+    /// @param qkv `[1, (Q + 2K) · D]`
+    /// @param position I32 `[1]`
+    /// @param keys `[P, K · D]`
+    /// @param values `[P, K · D]`
+    /// @param out `[1, Q · D]`
     void attentionDecode(
             Stream stream, AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out);
 
     // SwiGLU (Shazeer 2020): out = silu(gate) · up; a row of gateUp is the F gates, then the F ups.
 
-    /// @param gateUp `[T, 2F]`; @param out `[T, F]`
+    /// @param gateUp `[T, 2F]`
+    /// @param out `[T, F]`
     void swiglu(Stream stream, Tensor gateUp, Tensor out);
 
-    /// @param gradOut `[T, F]`; @param gradGateUp `[T, 2F]`, may be gateUp itself
+    /// @param gradOut `[T, F]`
+    /// @param gradGateUp `[T, 2F]`, may be gateUp itself
     void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp);
 
     // Cross-entropy over logits, averaged by the caller's scale (1 / target tokens of the whole batch).
@@ -119,8 +139,10 @@ public interface Kernels {
     /// where `gradient` is true the logits become their gradient in place: scale · (softmax −
     /// onehot), zero where the label is negative.
     ///
-    /// @param logits `[T, V]` of the compute dtype; @param labels I32 `[T]`, negative: no target
-    /// @param scale F32 `[1]`; @param loss F32 `[1]`
+    /// @param logits `[T, V]` of the compute dtype
+    /// @param labels I32 `[T]`, negative: no target
+    /// @param scale F32 `[1]`
+    /// @param loss F32 `[1]`
     void crossEntropy(
             Stream stream,
             Tensor logits,
@@ -132,21 +154,28 @@ public interface Kernels {
 
     // The optimizer.
 
-    /// out (+)= Σ x². @param x F32 `[n]`; @param out F32 `[1]`
+    /// out (+)= Σ x².
+    /// @param x F32 `[n]`
+    /// @param out F32 `[1]`
     void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate);
 
     /// norm = √sumSquares; factor = min(1, maxNorm / (norm + 1e-6)), or 1 where maxNorm is 0; NaN
     /// where the norm or the loss is not finite, which makes [#adamw] change nothing.
     ///
-    /// @param sumSquares F32 `[1]`; @param loss F32 `[1]`; @param out F32 `[2]`: norm, factor
+    /// @param sumSquares F32 `[1]`
+    /// @param loss F32 `[1]`
+    /// @param out F32 `[2]`: norm, factor
     void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out);
 
     /// AdamW (Loshchilov & Hutter 2019) over flat memory, in PyTorch's order: with g = factor · gradient,
     /// p −= lr · decay · p (only the first `decayed` elements); m = β₁m + (1 − β₁)g; v = β₂v + (1 − β₂)g²;
-    /// p −= lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε). The result goes to `master` and,
-    /// rounded, to `weight`.
+    /// p −= lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε). The result goes to `master` and, rounded, to
+    /// `weight`.
     ///
-    /// @param master F32 `[n]`; @param moment1 and @param moment2 F32 `[n]`; @param gradient F32 `[n]`
+    /// @param master F32 `[n]`
+    /// @param moment1 F32 `[n]`
+    /// @param moment2 F32 `[n]`
+    /// @param gradient F32 `[n]`
     /// @param weight `[n]` of the compute dtype; where that is F32 it may be master itself
     /// @param clip F32 `[2]`, as [#clipFactor] writes it; nothing changes where the factor is NaN
     /// @param scalars F32 `[3]`: lr, 1 / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ)
@@ -173,6 +202,8 @@ public interface Kernels {
     /// Copies; dtypes and numbers of elements are the same. Either may be pinned host memory.
     void copy(Stream stream, Tensor from, Tensor to);
 
-    /// into += x. @param x F32 `[n]`; @param into F32 `[n]`
+    /// into += x.
+    /// @param x F32 `[n]`
+    /// @param into F32 `[n]`
     void add(Stream stream, Tensor x, Tensor into);
 }

@@ -1,8 +1,7 @@
 package troika.tensor;
 
-/// A queue of work that a device runs in order, asynchronously to the thread that enqueues it. One
-/// thread at a time may use it. Work that fails stops the stream: the next [#synchronize] throws
-/// the failure.
+/// A queue of work that a device runs in order, asynchronously to the thread that enqueues it. One thread
+/// at a time may use it. Work that fails stops the stream: the next [#synchronize] throws the failure.
 public interface Stream extends AutoCloseable {
     /// Enqueues a function of the host, such as an in-process collective. It runs on the stream's own thread.
     void enqueue(Runnable function);

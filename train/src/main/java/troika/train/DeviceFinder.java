@@ -10,7 +10,8 @@ import troika.tensor.UserException;
 final class DeviceFinder {
     private DeviceFinder() {}
 
-    /// @param devices such as "cpu:3" @return one device a rank
+    /// @param devices such as "cpu:3"
+    /// @return one device a rank
     static List<Device> open(String devices) {
         int colon = devices.indexOf(':');
         String kind = colon < 0 ? devices : devices.substring(0, colon);

@@ -68,8 +68,9 @@ final class Feed {
 
     /// Fills in the scalars of a step.
     ///
-    /// @param correction1 1 / (1 − β₁ᵗ) @param correction2 1 / √(1 − β₂ᵗ) @param lossScale 1 / target
-    /// tokens
+    /// @param correction1 1 / (1 − β₁ᵗ)
+    /// @param correction2 1 / √(1 − β₂ᵗ)
+    /// @param lossScale 1 / target tokens
     void scalars(double learningRate, double correction1, double correction2, double lossScale) {
         for (MemorySegment segment : scalars) {
             segment.setAtIndex(ValueLayout.JAVA_FLOAT, 0, (float) learningRate);

@@ -22,10 +22,8 @@ import troika.train.checkpoint.CheckpointWriter;
 import troika.train.engine.Engine;
 
 /// Weights and optimizer states between an Engine's arenas, where they are flat and sharded, and files,
-/// where they are
-/// whole
-/// and have Hugging Face's names. Nothing of a layout reaches a file, so any layout reads what any other
-/// wrote.
+/// where they are whole and have Hugging Face's names. Nothing of a layout reaches a file, so any layout
+/// reads what any other wrote.
 final class ModelState {
     /// Stems of the files: `optimizer-*.safetensors` where there are several.
     static final String OPTIMIZER = "optimizer";
@@ -42,7 +40,8 @@ final class ModelState {
     private final float[] floats = new float[CHUNK];
     private final byte[] bytes = new byte[4 * CHUNK];
 
-    /// @param dtype of the weights in the arenas @param training whether there are optimizer states
+    /// @param dtype of the weights in the arenas
+    /// @param training whether there are optimizer states
     ModelState(
             Engine engine,
             ModelConfig config,
@@ -250,9 +249,7 @@ final class ModelState {
     }
 
     /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank
-    /// where the
-    /// state is
-    /// not sharded.
+    /// where the state is not sharded.
     private void forEachShard(String state, ParameterGroup group, long first, int count, Move move) {
         for (int rank = 0; rank < engine.worldSize(); rank++) {
             long held = engine.elements(rank, state + ":" + group.name());

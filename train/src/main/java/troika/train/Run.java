@@ -38,8 +38,7 @@ import troika.train.data.Dataset;
 import troika.train.engine.Engine;
 
 /// One training run: opens everything that the options name, so that mistakes show before anything is
-/// written, then steps,
-/// evaluates and saves.
+/// written, then steps, evaluates and saves.
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
     private static final String EVALUATE = "evaluate";

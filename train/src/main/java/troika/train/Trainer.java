@@ -22,9 +22,8 @@ public final class Trainer {
     }
 
     /// Runs to the end, or until [#cancel], and leaves a model or, cancelled, a checkpoint. Throws
-    /// [UserException] where the
-    /// options, the data or the machine do not allow the run; before the first step nothing of an earlier
-    /// run is touched.
+    /// [UserException] where the options, the data or the machine do not allow the run; before the first
+    /// step nothing of an earlier run is touched.
     public TrainingResult train() {
         try (Run run = new Run(options, listener)) {
             return run.train(() -> cancelled);

@@ -10,8 +10,7 @@ import troika.tensor.DType;
 import troika.tensor.Shape;
 
 /// Writes the logits of a saved model on a fixed sequence, for `src/test/python/check_export.py` to
-/// compare:
-/// ExportedLogits MODEL FILE.
+/// compare: ExportedLogits MODEL FILE.
 final class ExportedLogits {
     private static final int TOKENS = 48;
 
@@ -31,7 +30,8 @@ final class ExportedLogits {
             }
         }
         SafetensorsWriter.Entry tokens = new SafetensorsWriter.Entry("ids", DType.I32, new Shape(1, TOKENS));
-        SafetensorsWriter.Entry scores = new SafetensorsWriter.Entry("logits", DType.F32, new Shape(1, TOKENS, vocabulary));
+        SafetensorsWriter.Entry scores =
+                new SafetensorsWriter.Entry("logits", DType.F32, new Shape(1, TOKENS, vocabulary));
         try (SafetensorsWriter writer = SafetensorsWriter.create(Path.of(arguments[1]), List.of(tokens, scores))) {
             writer.write("ids", MemorySegment.ofArray(ids));
             writer.write("logits", MemorySegment.ofArray(logits));

@@ -4,11 +4,9 @@ import org.jspecify.annotations.Nullable;
 import troika.tensor.UserException;
 
 /// The solved batch equation. A step takes `trainBatchSize` sequences in M = `ranks` × `accumulation`
-/// microbatches;
-/// microbatch m runs on rank m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`: they differ
-/// by at most
-/// one sequence, the largest has `microBatchSize`. Only where M divides the batch is
-/// `trainBatchSize = microBatchSize × accumulation × ranks`.
+/// microbatches; microbatch m runs on rank m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`:
+/// they differ by at most one sequence, the largest has `microBatchSize`. Only where M divides the batch
+/// is `trainBatchSize = microBatchSize × accumulation × ranks`.
 ///
 /// @param trainBatchSize sequences of a step, over all ranks
 /// @param microBatchSize sequences of the largest microbatch
@@ -32,9 +30,8 @@ public record BatchSizes(int trainBatchSize, int microBatchSize, int accumulatio
     }
 
     /// Solves the equation for what is not given (null). Any two give the third; with `train` alone each
-    /// rank runs
-    /// one microbatch. `train` need not divide evenly, unless all three are given: then the product must
-    /// be right.
+    /// rank runs one microbatch. `train` need not divide evenly, unless all three are given: then the
+    /// product must be right.
     static BatchSizes solve(@Nullable Given train, @Nullable Given micro, @Nullable Given accumulation, int ranks) {
         if (train != null && micro != null && accumulation != null) {
             check(train, micro, accumulation, ranks);

@@ -5,10 +5,9 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /// A DeepSpeed configuration file as typed values. Components are named after the file's keys and hold
-/// DeepSpeed's
-/// default where the file lacks the key. A component that may be null says: the trainer's argument
-/// decides, because
-/// the key is absent or `"auto"`. [DeepSpeedSupport#unsupported] names what this build cannot honour.
+/// DeepSpeed's default where the file lacks the key. A component that may be null says: the trainer's
+/// argument decides, because the key is absent or `"auto"`. [DeepSpeedSupport#unsupported] names what this
+/// build cannot honour.
 ///
 /// @param file the file's name, for messages
 public record DeepSpeedConfig(
@@ -69,8 +68,7 @@ public record DeepSpeedConfig(
     /// @param warmupType the curve of the warmup: "log" (DeepSpeed's default) or "linear"
     /// @param warmupMinRatio of WarmupCosineLR: where the warmup starts, as a part of the learning rate
     /// @param cosMinRatio of WarmupCosineLR: where the cosine ends, as a part of the learning rate; null:
-    /// 0.0001,
-    /// unless the trainer's argument says otherwise
+    /// 0.0001, unless the trainer's argument says otherwise
     public record Scheduler(
             String type,
             @Nullable Double warmupMinLr,
@@ -173,8 +171,7 @@ public record DeepSpeedConfig(
     public record Monitor(boolean enabled, String outputPath, String jobName) {}
 
     /// Reads a file. Throws [UserException] with one sentence that names file and key where the file
-    /// cannot be read,
-    /// is no JSON, has a duplicate or unknown key, or a value of the wrong type or range.
+    /// cannot be read, is no JSON, has a duplicate or unknown key, or a value of the wrong type or range.
     public static DeepSpeedConfig read(Path file) {
         return DeepSpeedParser.read(file);
     }

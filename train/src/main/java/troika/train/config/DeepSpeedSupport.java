@@ -8,8 +8,7 @@ import troika.train.config.DeepSpeedConfig.Optimizer;
 import troika.train.config.DeepSpeedConfig.ZeroOptimization;
 
 /// Says which of a file's settings this build cannot honour. Keys that only tune what DeepSpeed does
-/// inside (bucket
-/// sizes, overlap, contiguous gradients) change no result and are accepted with any value.
+/// inside (bucket sizes, overlap, contiguous gradients) change no result and are accepted with any value.
 public final class DeepSpeedSupport {
     private final String file;
     private final List<String> sentences = new ArrayList<>();

@@ -13,8 +13,7 @@ import troika.train.config.DeepSpeedConfig.Optimizer;
 import troika.train.config.DeepSpeedConfig.Scheduler;
 
 /// Makes one set of options of a user's arguments and DeepSpeed's file. Where both speak of one thing they
-/// must agree;
-/// where neither does, the default is Hugging Face's, if it has one.
+/// must agree; where neither does, the default is Hugging Face's, if it has one.
 final class Resolution {
     private static final long MOST_STEPS = 1L << 40;
 

@@ -3,9 +3,8 @@ package troika.train.config;
 /// The learning rate of each step: a pure function.
 ///
 /// The warmup leads from `start` to `peak` in `warmupSteps` steps, then the type's curve from `peak`
-/// towards `floor`,
-/// which it reaches at `totalSteps`. With start and floor 0 the curves are those of transformers' schedules
-/// (`get_linear_schedule_with_warmup` and its siblings).
+/// towards `floor`, which it reaches at `totalSteps`. With start and floor 0 the curves are those of
+/// transformers' schedules (`get_linear_schedule_with_warmup` and its siblings).
 ///
 /// @param type of the curve after the warmup; CONSTANT has no warmup
 /// @param peak the learning rate at the warmup's end

@@ -6,8 +6,7 @@ import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
 
 /// A run as resolved: every default filled in, DeepSpeed's file and the command line merged. Options are
-/// named as
-/// Hugging Face's TrainingArguments are. [#builder] makes one.
+/// named as Hugging Face's TrainingArguments are. [#builder] makes one.
 ///
 /// @param model a folder with config.json (with weights: fine-tuning), or a preset's name
 /// @param fromScratch whether to ignore weights that the folder has

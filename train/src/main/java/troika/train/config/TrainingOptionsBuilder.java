@@ -122,8 +122,7 @@ public final class TrainingOptionsBuilder {
 
     /// Merges these values with DeepSpeed's file, solves the batch equation and fills in defaults. Throws
     /// [troika.tensor.UserException] where values are out of range, contradict each other or the file, or
-    /// where
-    /// this build cannot honour the file: one sentence a line.
+    /// where this build cannot honour the file: one sentence a line.
     public TrainingOptions build() {
         return new Resolution(this).resolve();
     }

@@ -32,7 +32,8 @@ public final class PackedDataset implements Dataset {
         this.samplesPerEpoch = samplesPerEpoch;
     }
 
-    /// For training: documents, and the sequences cut from them, in orders that (seed, epoch) decide. The up to S - 1 tokens that fill no sequence are
+    /// For training: documents, and the sequences cut from them, in orders that (seed, epoch) decide. The up to S - 1
+    /// tokens that fill no sequence are
     /// other ones every epoch.
     ///
     /// @throws UserException where the data are shorter than one sequence

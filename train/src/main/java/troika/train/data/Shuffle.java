@@ -2,8 +2,10 @@ package troika.train.data;
 
 /// A random order of 0 … n − 1 that needs no memory: any element of it can be computed at any time.
 ///
-/// A Feistel network of four rounds (Luby & Rackoff 1988) permutes the smallest even number of bits that holds n; results
-/// that are no index are permuted again until one is (cycle walking, Black & Rogaway 2002), at most four times on average.
+/// A Feistel network of four rounds (Luby & Rackoff 1988) permutes the smallest even number of bits that holds n;
+/// results
+/// that are no index are permuted again until one is (cycle walking, Black & Rogaway 2002), at most four times on
+/// average.
 final class Shuffle {
     private static final int ROUNDS = 4;
 

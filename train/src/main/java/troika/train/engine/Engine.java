@@ -20,9 +20,8 @@ import troika.tensor.Tensor;
 /// dependencies.
 ///
 /// All memory is taken, and all work that can be prepared is, when the Engine is made. Between executions
-/// tensors can be
-/// read and written by name. The Engine knows nothing of models or optimizers: whatever programs it is
-/// given, it runs.
+/// tensors can be read and written by name. The Engine knows nothing of models or optimizers: whatever
+/// programs it is given, it runs.
 public final class Engine implements AutoCloseable {
     private final List<StepProgram> programs;
     private final List<Device> devices;
@@ -90,8 +89,7 @@ public final class Engine implements AutoCloseable {
     }
 
     /// Executes a program once more with the inputs that are still there, the update left out, and says in
-    /// words where the
-    /// first value that is not finite came from: block, tensor, rank.
+    /// words where the first value that is not finite came from: block, tensor, rank.
     public String findNonFinite(int program) {
         for (Rank rank : ranks) {
             for (TensorSpec tensor :

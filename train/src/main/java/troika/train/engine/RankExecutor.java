@@ -17,8 +17,7 @@ import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
 /// Executes a rank's programs: issues their instructions in order, each to its lane's stream, with events
-/// where another
-/// lane waits. Used by one thread, the rank's.
+/// where another lane waits. Used by one thread, the rank's.
 final class RankExecutor implements AutoCloseable {
     private final RankMemory memory;
     private final Map<Lane, Stream> streams = new EnumMap<>(Lane.class);

@@ -10,7 +10,8 @@ import net.jqwik.api.constraints.LongRange;
 class ShuffleTest {
     @Property(tries = 200)
     void isAPermutation(@ForAll @LongRange(min = 1, max = 3000) long n, @ForAll long key) {
-        long[] order = LongStream.range(0, n).map(i -> Shuffle.at(i, n, key)).sorted().toArray();
+        long[] order =
+                LongStream.range(0, n).map(i -> Shuffle.at(i, n, key)).sorted().toArray();
         assertThat(order).isEqualTo(LongStream.range(0, n).toArray());
     }
 

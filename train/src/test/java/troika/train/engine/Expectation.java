@@ -43,7 +43,8 @@ final class Expectation {
 
     private Expectation() {}
 
-    /// The calls in issue order. @param arenas of the device and of the host
+    /// The calls in issue order.
+    /// @param arenas of the device and of the host
     static List<Recording.Seen> of(RankProgram program, List<Memory> arenas) {
         List<Recording.Seen> expected = new ArrayList<>();
         for (Instruction instruction : program.instructions()) {

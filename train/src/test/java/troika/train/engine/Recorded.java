@@ -17,7 +17,8 @@ final class Recorded implements AutoCloseable {
     private final TrainingPlan plan;
     private final Engine engine;
 
-    /// Compiles a job and makes an Engine for it. @param real whether kernels and collectives run
+    /// Compiles a job and makes an Engine for it.
+    /// @param real whether kernels and collectives run
     static Recorded of(TinyRun.Job job, boolean real) {
         List<Device> devices = TinyRun.devices(job.ranks());
         TrainingPlan plan = job.plan(devices.getFirst());

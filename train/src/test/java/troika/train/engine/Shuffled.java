@@ -63,7 +63,8 @@ final class Shuffled {
         random = new Random(seed);
     }
 
-    /// Runs steps from a state of the device arena. @param inputs the host arena of each step
+    /// Runs steps from a state of the device arena.
+    /// @param inputs the host arena of each step
     void run(byte[] state, List<byte[]> inputs) {
         device.write(bytes(memory.deviceArena(), 0, state.length), MemorySegment.ofArray(state));
         int started = 0;

@@ -31,7 +31,8 @@ class ShuffledTest {
 
     /// What an Engine made of a job, and with which inputs.
     ///
-    /// @param states the device arenas before the first step @param inputs by step: the host arenas
+    /// @param states the device arenas before the first step
+    /// @param inputs by step: the host arenas
     private record Reference(
             StepProgram program,
             List<byte[]> states,
