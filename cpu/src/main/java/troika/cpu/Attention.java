@@ -39,8 +39,8 @@ final class Attention {
         }
         return shared(stream, slots.length, units, (slot, unit) -> {
             // The last blocks of queries see the most keys: first, so that no thread begins one at the end.
-            int block = blocks - 1 - unit / (shape.batch() * shape.heads());
-            int rest = unit % (shape.batch() * shape.heads());
+            int block = blocks - 1 - unit % blocks;
+            int rest = unit / blocks;
             slots[slot].block(rest / shape.heads(), rest % shape.heads(), block * QUERIES);
         });
     }
@@ -71,18 +71,32 @@ final class Attention {
                 (slot, unit) -> slots[slot].head(unit / shape.keyValueHeads(), unit % shape.keyValueHeads()));
     }
 
-    /// Divides units of unequal work: each slot, which has its own scratch memory, takes the next unit when it is free.
+    /// Divides units of unequal work: each slot, which has its own scratch memory, takes the units of its range, whose
+    /// rows it has likely in its cache, and then those that are left of the others'.
     private static Runnable shared(CpuStream stream, int slots, int units, Unit body) {
-        AtomicInteger next = new AtomicInteger();
+        AtomicInteger[] next = new AtomicInteger[slots];
+        for (int slot = 0; slot < slots; slot++) {
+            next[slot] = new AtomicInteger();
+        }
         IntConsumer task = slot -> {
-            for (int unit = next.getAndIncrement(); unit < units; unit = next.getAndIncrement()) {
-                body.run(slot, unit);
+            for (int i = 0; i < slots; i++) {
+                int range = (slot + i) % slots;
+                int end = first(range + 1, slots, units);
+                for (int unit = next[range].getAndIncrement(); unit < end; unit = next[range].getAndIncrement()) {
+                    body.run(slot, unit);
+                }
             }
         };
         return () -> {
-            next.set(0);
+            for (int slot = 0; slot < slots; slot++) {
+                next[slot].set(first(slot, slots, units));
+            }
             stream.workers().parallel(slots, task);
         };
+    }
+
+    private static int first(int range, int ranges, int units) {
+        return (int) ((long) range * units / ranges);
     }
 
     private interface Unit {

@@ -189,7 +189,7 @@ final class AttentionBackward {
             from = begin / Vectors.LANES * Vectors.LANES;
             Softmax.hideAround(scores + 4 * row, begin, end);
             to = end;
-            Softmax.gradients(
+            Softmax.gradientsRow(
                     bf16,
                     scores + 4 * row,
                     gradProbabilities + 4 * row,

@@ -26,6 +26,9 @@ final class AttentionForward {
     // Of each query: the largest scaled score so far, times log2(e), and the sum of the exponentials.
     private final float[] largest = new float[Attention.QUERIES];
     private final float[] total = new float[Attention.QUERIES];
+    // Of each query, in one block of keys: the largest before it and the first key that is seen.
+    private final float[] before = new float[Attention.QUERIES];
+    private final int[] begins = new int[Attention.QUERIES];
     private final float scale2;
 
     AttentionForward(
@@ -72,11 +75,17 @@ final class AttentionForward {
         for (int key = first; key < to; key += Attention.KEYS) {
             int count = Math.min(Attention.KEYS, to - key);
             scoreProducts.call(queries, count).run(query, keys + key * qkvRow, scores);
+            // All largest first: one row's exponentials need not wait for its own.
             for (int i = 0; i < queries; i++) {
                 int row = from + i;
                 int begin = Math.max(0, row - Vectors.getI32(tokenPositions, row) - key);
                 int end = Math.min(count, row + 1 - key);
-                softmax(i, begin, end, count, key == first);
+                begins[i] = begin;
+                before[i] = key == first ? Float.NEGATIVE_INFINITY : largest[i];
+                largest[i] = begin < end ? Math.max(before[i], largest(i, begin, end)) : before[i];
+            }
+            for (int i = 0; i < queries; i++) {
+                softmax(i, begins[i], Math.min(count, from + i + 1 - key), count, key == first);
             }
             Attention.Blocks outputs = key == first ? firstOutputs : furtherOutputs;
             outputs.call(queries, count).run(probabilities, values + key * qkvRow, sums);
@@ -89,31 +98,33 @@ final class AttentionForward {
         }
     }
 
-    // Row i's scores of the block become probabilities, up to a factor; it sees keys begin … end − 1 of the block.
+    // The largest scaled score of row i, which sees keys begin … end − 1 of the block; hides the others.
+    private float largest(int i, int begin, int end) {
+        long score = scores + 4L * i * Attention.STRIDE;
+        Softmax.hideAround(score, begin, end);
+        return scale2 * Softmax.maxRow(score, begin / Vectors.LANES * Vectors.LANES, end);
+    }
+
+    // Row i's scores of the block become probabilities, up to a factor.
     private void softmax(int i, int begin, int end, int count, boolean first) {
         long score = scores + 4L * i * Attention.STRIDE;
         long probability = probabilities + (long) bytes * i * Attention.STRIDE;
-        float before = first ? Float.NEGATIVE_INFINITY : largest[i];
         float sumBefore = first ? 0 : total[i];
         if (begin >= end) {
             Softmax.zero(bf16, probability, 0, count);
-            largest[i] = before;
             total[i] = sumBefore;
             return;
         }
         int aligned = begin / Vectors.LANES * Vectors.LANES;
-        Softmax.hideAround(score, begin, end);
-        float max = Math.max(before, scale2 * Softmax.max(score, aligned, end));
-        float sum = Softmax.exponentials(bf16, score, aligned, end, scale2, max, probability);
+        float sum = Softmax.exponentialsRow(bf16, score, aligned, end, scale2, largest[i], probability);
         Softmax.zero(bf16, probability, 0, aligned);
         Softmax.zero(bf16, probability, end, count);
-        if (!first && max > before) {
-            float factor = (float) Math.exp((before - max) / Softmax.LOG2_E);
+        if (!first && largest[i] > before[i]) {
+            float factor = (float) Math.exp((before[i] - largest[i]) / Softmax.LOG2_E);
             sumBefore *= factor;
             long row = sums + 4L * i * shape.headSize();
             Softmax.scale(false, row, factor, row, shape.headSize());
         }
-        largest[i] = max;
         total[i] = sumBefore + sum;
     }
 }

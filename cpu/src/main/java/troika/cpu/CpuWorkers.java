@@ -1,12 +1,17 @@
 package troika.cpu;
 
-import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.function.IntConsumer;
 import org.jspecify.annotations.Nullable;
 
-/// Helper threads that share the tasks of one caller at a time.
+/// Helper threads that share the tasks of one caller at a time. Each thread has a range of the tasks that depends on
+/// their number alone, so that it meets in one kernel the rows that it wrote into its cache in the last, and takes
+/// tasks
+/// of the others' ranges once its own is done.
 final class CpuWorkers implements Workers, AutoCloseable {
     private static final long TASK_MASK = 0xffffffffL;
+    /// Longs from one range's state to the next: two cache lines.
+    private static final int SPACING = 16;
 
     private final int threads;
     private final Thread[] helpers;
@@ -14,9 +19,9 @@ final class CpuWorkers implements Workers, AutoCloseable {
     private final Progress rounds;
     /// Tasks that were done, over all rounds.
     private final Progress done;
-    /// The round in the upper half, the next task that nobody has taken in the lower: a helper that wakes up late
-    /// cannot take a task of another round than it read the body of.
-    private final AtomicLong next = new AtomicLong();
+    /// Of each thread's range, the round in the upper half, the next task that nobody has taken in the lower: a helper
+    /// that wakes up late cannot take a task of another round than it read the body of.
+    private final AtomicLongArray next;
 
     private volatile IntConsumer body = task -> {};
     private volatile int tasks;
@@ -29,12 +34,14 @@ final class CpuWorkers implements Workers, AutoCloseable {
         this.threads = threads;
         rounds = new Progress(spinNanos);
         done = new Progress(spinNanos);
+        next = new AtomicLongArray((threads + 1) * SPACING);
         helpers = new Thread[threads - 1];
         for (int i = 0; i < helpers.length; i++) {
+            int thread = i + 1;
             helpers[i] = Thread.ofPlatform()
                     .daemon()
-                    .name(name + " worker " + (i + 1))
-                    .start(this::help);
+                    .name(name + " worker " + thread)
+                    .start(() -> help(thread));
         }
     }
 
@@ -54,12 +61,16 @@ final class CpuWorkers implements Workers, AutoCloseable {
         long round = rounds.value() + 1;
         long target = done.value() + tasks;
         // Nothing can be taken while the fields change: a helper still in the last round would take a task of none.
-        next.set(round << 32 | TASK_MASK);
+        for (int range = 0; range < threads; range++) {
+            next.set(place(range), round << 32 | TASK_MASK);
+        }
         this.body = body;
         this.tasks = tasks;
-        next.set(round << 32);
+        for (int range = 0; range < threads; range++) {
+            next.set(place(range), round << 32 | first(range, tasks));
+        }
         rounds.advance();
-        take(round);
+        take(round, 0);
         done.await(target);
         Throwable cause = failure;
         if (cause != null) {
@@ -71,7 +82,15 @@ final class CpuWorkers implements Workers, AutoCloseable {
         }
     }
 
-    private void help() {
+    private static int place(int range) {
+        return (range + 1) * SPACING;
+    }
+
+    private int first(int range, int tasks) {
+        return (int) ((long) range * tasks / threads);
+    }
+
+    private void help(int thread) {
         OneDnn.singleThreaded();
         long seen = 0;
         while (true) {
@@ -80,20 +99,28 @@ final class CpuWorkers implements Workers, AutoCloseable {
                 return;
             }
             seen = rounds.value();
-            take(seen);
+            take(seen, thread);
         }
     }
 
-    private void take(long round) {
+    private void take(long round, int thread) {
+        for (int i = 0; i < threads; i++) {
+            int range = thread + i < threads ? thread + i : thread + i - threads;
+            takeOf(range, round);
+        }
+    }
+
+    private void takeOf(int range, long round) {
+        int place = place(range);
         while (true) {
-            long state = next.get();
+            long state = next.get(place);
             int task = (int) (state & TASK_MASK);
             IntConsumer body = this.body;
-            if (state >>> 32 != (round & TASK_MASK) || task < 0 || task >= tasks) {
+            if (state >>> 32 != (round & TASK_MASK) || task < 0 || task >= first(range + 1, tasks)) {
                 return;
             }
             // Taken only if nobody took it meanwhile; then this round is not over, and its body is what was read.
-            if (next.compareAndSet(state, state + 1)) {
+            if (next.compareAndSet(place, state, state + 1)) {
                 try {
                     body.accept(task);
                 } catch (Throwable e) {

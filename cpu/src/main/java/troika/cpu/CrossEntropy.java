@@ -67,89 +67,93 @@ final class CrossEntropy {
         double sum = 0;
         for (int from = 0; from < n; from += BLOCK) {
             int to = Math.min(n, from + BLOCK);
-            float blockMax = max(bf16, row, from, to);
+            float blockMax = maxRow(bf16, row, from, to);
             if (blockMax > max) {
                 sum *= Math.exp((double) max - blockMax);
                 max = blockMax;
             }
-            sum += sumExp(bf16, row, from, to, max);
+            sum += sumExpRow(bf16, row, from, to, max);
         }
         double logProbability = Vectors.get(bf16, row, label) - (max + Math.log(sum));
         if (gradient) {
-            softmax(bf16, row, n, max, (float) (factor / sum));
+            softmaxRow(bf16, row, n, max, (float) (factor / sum));
             Vectors.put(bf16, row, label, (float) (factor * Math.expm1(logProbability)));
         }
         return -logProbability;
     }
 
-    private static float max(boolean bf16, long row, int from, int to) {
+    private static float maxRow(boolean bf16, long row, int from, int to) {
         FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
-                max = Vectors.max(max, logits(true, row, i, LANES));
+                max = Vectors.max(max, logitsLanes(true, row, i, LANES));
             }
             if (i < to) {
-                max = Vectors.max(max, logits(true, row, i, to - i));
+                max = Vectors.max(max, logitsLanes(true, row, i, to - i));
             }
         } else {
             for (; i <= to - LANES; i += LANES) {
-                max = Vectors.max(max, logits(false, row, i, LANES));
+                max = Vectors.max(max, logitsLanes(false, row, i, LANES));
             }
             if (i < to) {
-                max = Vectors.max(max, logits(false, row, i, to - i));
+                max = Vectors.max(max, logitsLanes(false, row, i, to - i));
             }
         }
         return Vectors.max(max);
     }
 
     // Beyond the row's end: minus infinity.
-    private static FloatVector logits(boolean bf16, long row, int i, int count) {
+    private static FloatVector logitsLanes(boolean bf16, long row, int i, int count) {
         return Vectors.loadOr(bf16, row, i, count, Float.NEGATIVE_INFINITY);
     }
 
-    private static float sumExp(boolean bf16, long row, int from, int to, float max) {
+    private static float sumExpRow(boolean bf16, long row, int from, int to, float max) {
         FloatVector sum = Vectors.zeros();
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
-                sum = sum.add(Vectors.expOfSmall(logits(true, row, i, LANES).sub(max)));
+                sum = sum.add(
+                        Vectors.expOfSmall(logitsLanes(true, row, i, LANES).sub(max)));
             }
             if (i < to) {
-                sum = sum.add(Vectors.expOfSmall(logits(true, row, i, to - i).sub(max)));
+                sum = sum.add(
+                        Vectors.expOfSmall(logitsLanes(true, row, i, to - i).sub(max)));
             }
         } else {
             for (; i <= to - LANES; i += LANES) {
-                sum = sum.add(Vectors.expOfSmall(logits(false, row, i, LANES).sub(max)));
+                sum = sum.add(
+                        Vectors.expOfSmall(logitsLanes(false, row, i, LANES).sub(max)));
             }
             if (i < to) {
-                sum = sum.add(Vectors.expOfSmall(logits(false, row, i, to - i).sub(max)));
+                sum = sum.add(
+                        Vectors.expOfSmall(logitsLanes(false, row, i, to - i).sub(max)));
             }
         }
         return Vectors.sum(sum);
     }
 
-    private static void softmax(boolean bf16, long row, int n, float max, float factor) {
+    private static void softmaxRow(boolean bf16, long row, int n, float max, float factor) {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                softmax(true, row, max, factor, i, LANES);
+                softmaxLanes(true, row, max, factor, i, LANES);
             }
             if (i < n) {
-                softmax(true, row, max, factor, i, n - i);
+                softmaxLanes(true, row, max, factor, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                softmax(false, row, max, factor, i, LANES);
+                softmaxLanes(false, row, max, factor, i, LANES);
             }
             if (i < n) {
-                softmax(false, row, max, factor, i, n - i);
+                softmaxLanes(false, row, max, factor, i, n - i);
             }
         }
     }
 
-    private static void softmax(boolean bf16, long row, float max, float factor, int i, int count) {
+    private static void softmaxLanes(boolean bf16, long row, float max, float factor, int i, int count) {
         FloatVector x = Vectors.load(bf16, row, i, count);
-        Vectors.store(bf16, row, i, count, Vectors.expOfSmall(x.sub(max)).mul(factor));
+        Vectors.storeResult(bf16, row, i, count, Vectors.expOfSmall(x.sub(max)).mul(factor));
     }
 }

@@ -39,7 +39,7 @@ final class Embedding {
         IntConsumer task = t -> {
             int from = t * COLUMNS;
             int to = Math.min(columns, from + COLUMNS);
-            add(bf16, tokenAddress, gradAddress, tableAddress, rows, columns, from, to);
+            addRow(bf16, tokenAddress, gradAddress, tableAddress, rows, columns, from, to);
         };
         Runnable zero = MemoryOps.zero(workers, gradTable);
         return () -> {
@@ -50,7 +50,7 @@ final class Embedding {
         };
     }
 
-    private static void add(
+    private static void addRow(
             boolean bf16, long tokens, long gradOut, long gradTable, int rows, int columns, int from, int to) {
         for (int t = 0; t < rows; t++) {
             long gradRow = gradOut + (long) t * columns * (bf16 ? 2 : 4);
@@ -58,23 +58,23 @@ final class Embedding {
             int i = from;
             if (bf16) {
                 for (; i <= to - LANES; i += LANES) {
-                    add(true, gradRow, tableRow, i, LANES);
+                    addLanes(true, gradRow, tableRow, i, LANES);
                 }
                 if (i < to) {
-                    add(true, gradRow, tableRow, i, to - i);
+                    addLanes(true, gradRow, tableRow, i, to - i);
                 }
             } else {
                 for (; i <= to - LANES; i += LANES) {
-                    add(false, gradRow, tableRow, i, LANES);
+                    addLanes(false, gradRow, tableRow, i, LANES);
                 }
                 if (i < to) {
-                    add(false, gradRow, tableRow, i, to - i);
+                    addLanes(false, gradRow, tableRow, i, to - i);
                 }
             }
         }
     }
 
-    private static void add(boolean bf16, long gradRow, long tableRow, int i, int count) {
+    private static void addLanes(boolean bf16, long gradRow, long tableRow, int i, int count) {
         long at = tableRow + 4L * i;
         Vectors.storeF32(at, count, Vectors.loadF32(at, count).add(Vectors.load(bf16, gradRow, i, count)));
     }

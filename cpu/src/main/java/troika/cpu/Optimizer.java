@@ -26,7 +26,7 @@ final class Optimizer {
         long partials = workspace.address();
         IntConsumer task = chunk -> {
             long from = (long) chunk * each;
-            Vectors.putF64(partials, chunk, sumSquares(address + 4 * from, (int) Math.min(each, n - from)));
+            Vectors.putF64(partials, chunk, sumSquaresRow(address + 4 * from, (int) Math.min(each, n - from)));
         };
         return () -> {
             workers.parallel(chunks, task);
@@ -38,7 +38,7 @@ final class Optimizer {
         };
     }
 
-    private static double sumSquares(long x, int n) {
+    private static double sumSquaresRow(long x, int n) {
         int step = Vectors.DOUBLES;
         DoubleVector sum0 = Vectors.zeroDoubles();
         DoubleVector sum1 = Vectors.zeroDoubles();
@@ -117,8 +117,8 @@ final class Optimizer {
             long g = gradientAddress + 4 * from;
             long w = weightAddress + (bf16 ? 2 : 4) * from;
             float keep = 1 - rate * weightDecay;
-            update(bf16, p, m, v, g, w, 0, decays, factor, keep, stepSize, correction, coefficients);
-            update(bf16, p, m, v, g, w, decays, size, factor, 1, stepSize, correction, coefficients);
+            updateRow(bf16, p, m, v, g, w, 0, decays, factor, keep, stepSize, correction, coefficients);
+            updateRow(bf16, p, m, v, g, w, decays, size, factor, 1, stepSize, correction, coefficients);
         };
         return () -> {
             if (!Float.isNaN(Vectors.getF32(clipAddress + 4))) {
@@ -129,7 +129,7 @@ final class Optimizer {
 
     private record Coefficients(float beta1, float rest1, float beta2, float rest2, float epsilon) {}
 
-    private static void update(
+    private static void updateRow(
             boolean bf16,
             long master,
             long moment1,
@@ -146,7 +146,7 @@ final class Optimizer {
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
-                update(
+                updateLanes(
                         true,
                         master,
                         moment1,
@@ -162,7 +162,7 @@ final class Optimizer {
                         LANES);
             }
             if (i < to) {
-                update(
+                updateLanes(
                         true,
                         master,
                         moment1,
@@ -179,7 +179,7 @@ final class Optimizer {
             }
         } else {
             for (; i <= to - LANES; i += LANES) {
-                update(
+                updateLanes(
                         false,
                         master,
                         moment1,
@@ -195,7 +195,7 @@ final class Optimizer {
                         LANES);
             }
             if (i < to) {
-                update(
+                updateLanes(
                         false,
                         master,
                         moment1,
@@ -213,7 +213,7 @@ final class Optimizer {
         }
     }
 
-    private static void update(
+    private static void updateLanes(
             boolean bf16,
             long master,
             long moment1,

@@ -26,63 +26,71 @@ final class RmsNorm {
         long rowBytes = (long) columns * x.dtype().bytes();
         return Tasks.overRows(workers, x, (from, to) -> {
             for (int t = from; t < to; t++) {
-                long xRow = xAddress + t * rowBytes;
-                double mean = (double) sumSquares(bf16, xRow, columns) / columns;
-                float scale = (float) (1 / Math.sqrt(mean + epsilon));
-                Vectors.putF32(rstdAddress + 4L * t, scale);
-                normalize(bf16, xRow, weightAddress, scale, outAddress + t * rowBytes, columns);
+                double mean = (double) sumSquaresRow(bf16, xAddress + t * rowBytes, columns) / columns;
+                Vectors.putF32(rstdAddress + 4L * t, (float) (1 / Math.sqrt(mean + epsilon)));
+                // A row behind: while its sum is added up and its root drawn, the last is normalized.
+                if (t > from) {
+                    normalizeRow(bf16, xAddress, weightAddress, rstdAddress, outAddress, t - 1, rowBytes, columns);
+                }
             }
+            normalizeRow(bf16, xAddress, weightAddress, rstdAddress, outAddress, to - 1, rowBytes, columns);
         });
     }
 
-    private static float sumSquares(boolean bf16, long x, int n) {
+    private static void normalizeRow(
+            boolean bf16, long x, long weight, long rstd, long out, int row, long rowBytes, int n) {
+        long offset = row * rowBytes;
+        normalizeRow(bf16, x + offset, weight, Vectors.getF32(rstd + 4L * row), out + offset, n);
+    }
+
+    private static float sumSquaresRow(boolean bf16, long x, int n) {
         FloatVector sum = Vectors.zeros();
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                sum = addSquare(true, x, i, LANES, sum);
+                sum = squareLanes(true, x, i, LANES, sum);
             }
             if (i < n) {
-                sum = addSquare(true, x, i, n - i, sum);
+                sum = squareLanes(true, x, i, n - i, sum);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                sum = addSquare(false, x, i, LANES, sum);
+                sum = squareLanes(false, x, i, LANES, sum);
             }
             if (i < n) {
-                sum = addSquare(false, x, i, n - i, sum);
+                sum = squareLanes(false, x, i, n - i, sum);
             }
         }
         return Vectors.sum(sum);
     }
 
-    private static FloatVector addSquare(boolean bf16, long x, int i, int count, FloatVector sum) {
+    private static FloatVector squareLanes(boolean bf16, long x, int i, int count, FloatVector sum) {
         FloatVector v = Vectors.load(bf16, x, i, count);
         return v.fma(v, sum);
     }
 
-    private static void normalize(boolean bf16, long x, long weight, float scale, long out, int n) {
+    private static void normalizeRow(boolean bf16, long x, long weight, float scale, long out, int n) {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                normalize(true, x, weight, scale, out, i, LANES);
+                normalizeLanes(true, x, weight, scale, out, i, LANES);
             }
             if (i < n) {
-                normalize(true, x, weight, scale, out, i, n - i);
+                normalizeLanes(true, x, weight, scale, out, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                normalize(false, x, weight, scale, out, i, LANES);
+                normalizeLanes(false, x, weight, scale, out, i, LANES);
             }
             if (i < n) {
-                normalize(false, x, weight, scale, out, i, n - i);
+                normalizeLanes(false, x, weight, scale, out, i, n - i);
             }
         }
     }
 
-    private static void normalize(boolean bf16, long x, long weight, float scale, long out, int i, int count) {
+    private static void normalizeLanes(boolean bf16, long x, long weight, float scale, long out, int i, int count) {
         FloatVector v = Vectors.load(bf16, x, i, count).mul(scale);
-        Vectors.store(bf16, out, i, count, v.mul(Vectors.load(bf16, weight, i, count)));
+        Vectors.storeResult(bf16, out, i, count, v.mul(Vectors.load(bf16, weight, i, count)));
     }
 
     static Runnable backward(
@@ -117,20 +125,25 @@ final class RmsNorm {
         IntConsumer rowsTask = chunk -> {
             long partial = partials + 4L * chunk * columns;
             MemoryOps.zero(partial, 4L * columns);
-            for (int t = chunk * each; t < Math.min(rows, (chunk + 1) * each); t++) {
+            int to = Math.min(rows, (chunk + 1) * each);
+            float dot = dotRow(bf16, gradOutAddress, xAddress, weightAddress, chunk * each, rowBytes, columns);
+            for (int t = chunk * each; t < to; t++) {
                 long offset = t * rowBytes;
+                float scale = Vectors.getF32(rstdAddress + 4L * t);
+                float shrink = (float) ((double) -scale * scale * scale * dot / columns);
+                // A row ahead: while its products are added up, this one's gradient is computed.
+                if (t + 1 < to) {
+                    dot = dotRow(bf16, gradOutAddress, xAddress, weightAddress, t + 1, rowBytes, columns);
+                }
                 long gradRow = gradOutAddress + offset;
                 long xRow = xAddress + offset;
-                float scale = Vectors.getF32(rstdAddress + 4L * t);
-                float dot = dot(bf16, gradRow, xRow, weightAddress, columns);
-                float shrink = (float) ((double) scale * scale * scale * dot / columns);
+                long toRow = gradXAddress + offset;
                 if (hasResidual) {
                     long residualRow = residualAddress + offset;
-                    long to = gradXAddress + offset;
-                    gradientPast(bf16, gradRow, xRow, weightAddress, scale, shrink, residualRow, to, partial, columns);
+                    gradientPastRow(
+                            bf16, gradRow, xRow, weightAddress, scale, shrink, residualRow, toRow, partial, columns);
                 } else {
-                    gradient(
-                            bf16, gradRow, xRow, weightAddress, scale, shrink, gradXAddress + offset, partial, columns);
+                    gradientRow(bf16, gradRow, xRow, weightAddress, scale, shrink, toRow, partial, columns);
                 }
             }
         };
@@ -146,34 +159,36 @@ final class RmsNorm {
     }
 
     // Σ weight · gradOut · x
-    private static float dot(boolean bf16, long gradOut, long x, long weight, int n) {
+    private static float dotRow(boolean bf16, long gradOuts, long xs, long weight, int row, long rowBytes, int n) {
+        long gradOut = gradOuts + row * rowBytes;
+        long x = xs + row * rowBytes;
         FloatVector sum = Vectors.zeros();
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                sum = addProduct(true, gradOut, x, weight, i, LANES, sum);
+                sum = productLanes(true, gradOut, x, weight, i, LANES, sum);
             }
             if (i < n) {
-                sum = addProduct(true, gradOut, x, weight, i, n - i, sum);
+                sum = productLanes(true, gradOut, x, weight, i, n - i, sum);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                sum = addProduct(false, gradOut, x, weight, i, LANES, sum);
+                sum = productLanes(false, gradOut, x, weight, i, LANES, sum);
             }
             if (i < n) {
-                sum = addProduct(false, gradOut, x, weight, i, n - i, sum);
+                sum = productLanes(false, gradOut, x, weight, i, n - i, sum);
             }
         }
         return Vectors.sum(sum);
     }
 
-    private static FloatVector addProduct(
+    private static FloatVector productLanes(
             boolean bf16, long gradOut, long x, long weight, int i, int count, FloatVector sum) {
         FloatVector g = Vectors.load(bf16, gradOut, i, count).mul(Vectors.load(bf16, weight, i, count));
         return g.fma(Vectors.load(bf16, x, i, count), sum);
     }
 
-    private static void gradient(
+    private static void gradientRow(
             boolean bf16,
             long gradOut,
             long x,
@@ -186,22 +201,22 @@ final class RmsNorm {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                gradient(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
+                gradientLanes(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
             }
             if (i < n) {
-                gradient(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
+                gradientLanes(true, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                gradient(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
+                gradientLanes(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, LANES);
             }
             if (i < n) {
-                gradient(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
+                gradientLanes(false, gradOut, x, weight, scale, shrink, gradX, gradWeight, i, n - i);
             }
         }
     }
 
-    private static void gradient(
+    private static void gradientLanes(
             boolean bf16,
             long gradOut,
             long x,
@@ -216,11 +231,11 @@ final class RmsNorm {
         FloatVector v = Vectors.load(bf16, x, i, count);
         long at = gradWeight + 4L * i;
         Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
-        FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
-        Vectors.store(bf16, gradX, i, count, grad);
+        FloatVector grad = g.fma(Vectors.load(bf16, weight, i, count), v.mul(shrink));
+        Vectors.storeResult(bf16, gradX, i, count, grad);
     }
 
-    private static void gradientPast(
+    private static void gradientPastRow(
             boolean bf16,
             long gradOut,
             long x,
@@ -234,22 +249,22 @@ final class RmsNorm {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                gradientPast(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
+                gradientPastLanes(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
             }
             if (i < n) {
-                gradientPast(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
+                gradientPastLanes(true, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                gradientPast(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
+                gradientPastLanes(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, LANES);
             }
             if (i < n) {
-                gradientPast(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
+                gradientPastLanes(false, gradOut, x, weight, scale, shrink, residual, gradX, gradWeight, i, n - i);
             }
         }
     }
 
-    private static void gradientPast(
+    private static void gradientPastLanes(
             boolean bf16,
             long gradOut,
             long x,
@@ -265,8 +280,8 @@ final class RmsNorm {
         FloatVector v = Vectors.load(bf16, x, i, count);
         long at = gradWeight + 4L * i;
         Vectors.storeF32(at, count, g.fma(v, Vectors.loadF32(at, count)));
-        FloatVector grad = g.mul(Vectors.load(bf16, weight, i, count)).sub(v.mul(shrink));
-        Vectors.store(bf16, gradX, i, count, grad.add(Vectors.load(bf16, residual, i, count)));
+        FloatVector grad = g.fma(Vectors.load(bf16, weight, i, count), v.mul(shrink));
+        Vectors.storeResult(bf16, gradX, i, count, grad.add(Vectors.load(bf16, residual, i, count)));
     }
 
     // gradWeight (+)= the chunks' sums, in their order; those of the first chunk become the whole.

@@ -24,38 +24,38 @@ final class Rope {
                 long row = xAddress + t * rowBytes;
                 for (int head = 0; head < heads; head++) {
                     long real = row + 2L * head * halfBytes;
-                    rotate(bf16, real, real + halfBytes, angles, headSize / 2, inverse ? -1 : 1);
+                    rotateHead(bf16, real, real + halfBytes, angles, headSize / 2, inverse ? -1 : 1);
                 }
             }
         });
     }
 
-    private static void rotate(boolean bf16, long real, long imaginary, long angles, int n, float sign) {
+    private static void rotateHead(boolean bf16, long real, long imaginary, long angles, int n, float sign) {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                rotate(true, real, imaginary, angles, n, sign, i, LANES);
+                rotateLanes(true, real, imaginary, angles, n, sign, i, LANES);
             }
             if (i < n) {
-                rotate(true, real, imaginary, angles, n, sign, i, n - i);
+                rotateLanes(true, real, imaginary, angles, n, sign, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                rotate(false, real, imaginary, angles, n, sign, i, LANES);
+                rotateLanes(false, real, imaginary, angles, n, sign, i, LANES);
             }
             if (i < n) {
-                rotate(false, real, imaginary, angles, n, sign, i, n - i);
+                rotateLanes(false, real, imaginary, angles, n, sign, i, n - i);
             }
         }
     }
 
-    private static void rotate(
+    private static void rotateLanes(
             boolean bf16, long real, long imaginary, long angles, int n, float sign, int i, int count) {
         FloatVector cos = Vectors.loadF32(angles + 4L * i, count);
         FloatVector sin = Vectors.loadF32(angles + 4L * (n + i), count).mul(sign);
         FloatVector re = Vectors.load(bf16, real, i, count);
         FloatVector im = Vectors.load(bf16, imaginary, i, count);
-        Vectors.store(bf16, real, i, count, re.mul(cos).sub(im.mul(sin)));
-        Vectors.store(bf16, imaginary, i, count, im.mul(cos).add(re.mul(sin)));
+        Vectors.storeResult(bf16, real, i, count, re.mul(cos).sub(im.mul(sin)));
+        Vectors.storeResult(bf16, imaginary, i, count, im.mul(cos).add(re.mul(sin)));
     }
 }

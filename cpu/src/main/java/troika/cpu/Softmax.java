@@ -41,7 +41,7 @@ final class Softmax {
     }
 
     /// 2 to the x, for x ≤ 0; exactly 0 below −126. NaN stays NaN.
-    static FloatVector exp2(FloatVector x) {
+    static FloatVector exp2Lanes(FloatVector x) {
         VectorMask<Float> small = x.compare(VectorOperators.LT, LOWEST);
         FloatVector in = x.blend(LOWEST, small);
         FloatVector shifted = in.add(ROUNDER);
@@ -67,27 +67,42 @@ final class Softmax {
         hidden.intoMemorySegment(ALL, score + 4L * end, ORDER);
     }
 
-    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; NaN if one is.
-    static float max(long score, int from, int to) {
-        FloatVector max = FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * from, ORDER);
-        for (int i = from + LANES; i < to; i += LANES) {
-            max = max.max(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER));
+    /// The largest of the scores in the vectors from `from`, a multiple of LANES, to before `to`; a NaN may be ignored,
+    /// as the exponentials will show it.
+    static float maxRow(long score, int from, int to) {
+        // By comparing and blending: FloatVector.max cares for NaNs and signs of zeros, in many instructions.
+        FloatVector max0 = scoreLanes(score, from);
+        FloatVector max1 = max0;
+        int i = from + LANES;
+        for (; i < to - LANES; i += 2 * LANES) {
+            FloatVector s0 = scoreLanes(score, i);
+            FloatVector s1 = scoreLanes(score, i + LANES);
+            max0 = max0.blend(s0, s0.compare(VectorOperators.GT, max0));
+            max1 = max1.blend(s1, s1.compare(VectorOperators.GT, max1));
         }
-        // The largest of some numbers is the same in every order.
-        return max.reduceLanes(VectorOperators.MAX);
+        if (i < to) {
+            FloatVector s0 = scoreLanes(score, i);
+            max0 = max0.blend(s0, s0.compare(VectorOperators.GT, max0));
+        }
+        max0 = max0.blend(max1, max1.compare(VectorOperators.GT, max0));
+        return Vectors.max(max0);
+    }
+
+    private static FloatVector scoreLanes(long score, int i) {
+        return FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER);
     }
 
     /// Stores 2 to the (scale · score − max) for the vectors from `from`, a multiple of LANES, to before `to`; returns
     /// the sum of them. Overwrites some of the scores.
-    static float exponentials(boolean bf16, long score, int from, int to, float scale, float max, long out) {
+    static float exponentialsRow(boolean bf16, long score, int from, int to, float scale, float max, long out) {
         FloatVector sum = Vectors.zeros();
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-max);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+            FloatVector p = exp2Lanes(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
                     .fma(factor, shift));
             sum = sum.add(p);
-            store(bf16, out, i, p);
+            storeLanes(bf16, out, i, p);
         }
         sum.intoMemorySegment(ALL, score + 4L * from, ORDER);
         return sum(score + 4L * from);
@@ -106,7 +121,7 @@ final class Softmax {
 
     /// The backward of a row: probabilities again, and the scores' gradients p · (gradP − delta) · gradScale, for
     /// the vectors from `from`, a multiple of LANES, to before `to`.
-    static void gradients(
+    static void gradientsRow(
             boolean bf16,
             long score,
             long gradProbability,
@@ -121,17 +136,17 @@ final class Softmax {
         FloatVector factor = Vectors.all(scale);
         FloatVector shift = Vectors.all(-logSumExp2);
         for (int i = from; i < to; i += LANES) {
-            FloatVector p = exp2(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
+            FloatVector p = exp2Lanes(FloatVector.fromMemorySegment(Vectors.F, ALL, score + 4L * i, ORDER)
                     .fma(factor, shift));
             FloatVector g = FloatVector.fromMemorySegment(Vectors.F, ALL, gradProbability + 4L * i, ORDER)
                     .sub(delta);
-            store(bf16, probability, i, p);
-            store(bf16, gradScore, i, g.mul(gradScale).mul(p));
+            storeLanes(bf16, probability, i, p);
+            storeLanes(bf16, gradScore, i, g.mul(gradScale).mul(p));
         }
     }
 
     // As Vectors.store, but without its care for NaNs whose payload overflows: products do not make such.
-    private static void store(boolean bf16, long address, int i, FloatVector v) {
+    private static void storeLanes(boolean bf16, long address, int i, FloatVector v) {
         if (!bf16) {
             v.intoMemorySegment(ALL, address + 4L * i, ORDER);
             return;

@@ -22,34 +22,34 @@ final class SwiGlu {
         return Tasks.overRows(workers, out, (from, to) -> {
             for (int t = from; t < to; t++) {
                 long gate = gateUpAddress + 2L * t * bytes;
-                forward(bf16, gate, gate + bytes, outAddress + t * bytes, columns);
+                forwardRow(bf16, gate, gate + bytes, outAddress + t * bytes, columns);
             }
         });
     }
 
-    private static void forward(boolean bf16, long gate, long up, long out, int n) {
+    private static void forwardRow(boolean bf16, long gate, long up, long out, int n) {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {
-                forward(true, gate, up, out, i, LANES);
+                forwardLanes(true, gate, up, out, i, LANES);
             }
             if (i < n) {
-                forward(true, gate, up, out, i, n - i);
+                forwardLanes(true, gate, up, out, i, n - i);
             }
         } else {
             for (; i <= n - LANES; i += LANES) {
-                forward(false, gate, up, out, i, LANES);
+                forwardLanes(false, gate, up, out, i, LANES);
             }
             if (i < n) {
-                forward(false, gate, up, out, i, n - i);
+                forwardLanes(false, gate, up, out, i, n - i);
             }
         }
     }
 
-    private static void forward(boolean bf16, long gate, long up, long out, int i, int count) {
+    private static void forwardLanes(boolean bf16, long gate, long up, long out, int i, int count) {
         FloatVector g = Vectors.load(bf16, gate, i, count);
         FloatVector silu = g.mul(Vectors.sigmoid(g));
-        Vectors.store(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
+        Vectors.storeResult(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
     }
 
     static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
@@ -67,14 +67,14 @@ final class SwiGlu {
                 long gradRow = gradOutAddress + t * bytes;
                 for (int block = 0; block < columns; block += BLOCK) {
                     int end = Math.min(columns, block + BLOCK);
-                    sigmoids(bf16, gate, block, end, sigmoids);
-                    backward(bf16, gradRow, gate, gate + bytes, gradGate, gradGate + bytes, block, end, sigmoids);
+                    sigmoidsRow(bf16, gate, block, end, sigmoids);
+                    backwardRow(bf16, gradRow, gate, gate + bytes, gradGate, gradGate + bytes, block, end, sigmoids);
                 }
             }
         });
     }
 
-    private static void sigmoids(boolean bf16, long gate, int from, int to, float[] sigmoids) {
+    private static void sigmoidsRow(boolean bf16, long gate, int from, int to, float[] sigmoids) {
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
@@ -93,7 +93,7 @@ final class SwiGlu {
         }
     }
 
-    private static void backward(
+    private static void backwardRow(
             boolean bf16,
             long gradOut,
             long gate,
@@ -106,22 +106,22 @@ final class SwiGlu {
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
-                backward(true, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
+                backwardLanes(true, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
             }
             if (i < to) {
-                backward(true, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
+                backwardLanes(true, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
             }
         } else {
             for (; i <= to - LANES; i += LANES) {
-                backward(false, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
+                backwardLanes(false, gradOut, gate, up, gradGate, gradUp, i, LANES, sigmoids, i - from);
             }
             if (i < to) {
-                backward(false, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
+                backwardLanes(false, gradOut, gate, up, gradGate, gradUp, i, to - i, sigmoids, i - from);
             }
         }
     }
 
-    private static void backward(
+    private static void backwardLanes(
             boolean bf16,
             long gradOut,
             long gate,
@@ -139,7 +139,7 @@ final class SwiGlu {
         FloatVector silu = g.mul(sigmoid);
         // d silu / dg = sigmoid · (1 + g − silu)
         FloatVector slope = sigmoid.fma(g.sub(silu), sigmoid);
-        Vectors.store(bf16, gradGate, i, count, grad.mul(u).mul(slope));
-        Vectors.store(bf16, gradUp, i, count, grad.mul(silu));
+        Vectors.storeResult(bf16, gradGate, i, count, grad.mul(u).mul(slope));
+        Vectors.storeResult(bf16, gradUp, i, count, grad.mul(silu));
     }
 }

@@ -114,6 +114,16 @@ final class Vectors {
         }
     }
 
+    /// As [#store], for what was computed from elements of the compute dtype: a NaN among it has no payload that
+    /// rounding could carry into its sign, so that it needs no care.
+    static void storeResult(boolean bf16, long address, int i, int count, FloatVector v) {
+        if (bf16) {
+            storeRounded(address + 2L * i, count, v.reinterpretAsInts());
+        } else {
+            storeF32(address + 4L * i, count, v);
+        }
+    }
+
     static void storeF32(long at, int count, FloatVector v) {
         if (count == LANES) {
             v.intoMemorySegment(ALL, at, ORDER);
@@ -125,7 +135,13 @@ final class Vectors {
     // Rounds to nearest, ties to even; a NaN stays one, though all its bits be ones.
     private static void storeBf16(long at, int count, FloatVector v) {
         IntVector bits = v.reinterpretAsInts();
-        bits = bits.blend(NAN, bits.lanewise(VectorOperators.AND, MAGNITUDE).compare(VectorOperators.GT, INFINITE));
+        storeRounded(
+                at,
+                count,
+                bits.blend(NAN, bits.lanewise(VectorOperators.AND, MAGNITUDE).compare(VectorOperators.GT, INFINITE)));
+    }
+
+    private static void storeRounded(long at, int count, IntVector bits) {
         IntVector odd = bits.lanewise(VectorOperators.LSHR, 16).lanewise(VectorOperators.AND, INT_ONE);
         IntVector result = bits.lanewise(VectorOperators.ADD, BELOW_HALF)
                 .lanewise(VectorOperators.ADD, odd)
