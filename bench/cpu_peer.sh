@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compares Troika with PyTorch on a CPU: 5.26 M parameters, batch 8 × 256, bf16, two threads, on the same two cores one after
-# the other. Usage: bench/cpu_peer.sh TROIKA [STEPS], where TROIKA is the command of an unpacked archive and python3 has torch and transformers.
+# Compares Troika with PyTorch on a CPU: 5.26 M parameters, batch 8 × 256, bf16, two threads, on the same two cores one
+# after the other. Usage: bench/cpu_peer.sh TROIKA [STEPS], where TROIKA is the command of an unpacked archive and
+# python3 has torch and transformers. PEER=eager leaves out torch.compile, PEER=none PyTorch.
 set -uo pipefail
 troika=$1
 steps=${2:-80}
@@ -20,6 +21,8 @@ print(json.dumps(dict(system="troika", first_step_s=rows[0]["seconds"], tokens_p
 PY
 }
 grep -m1 'model name' /proc/cpuinfo
+echo "start to the end of the first step, model saved:"
+steps=1 ours | grep -E 'real|first_step'
 ours
 [ "${PEER:-compile}" = none ] || $pin python3 "$here/peers/pytorch_train.py" --model tiny --batch 8 --seq 256 --device cpu --threads 2 --steps 16
 [ "${PEER:-compile}" != compile ] || $pin python3 "$here/peers/pytorch_train.py" --model tiny --batch 8 --seq 256 --device cpu --threads 2 --steps 24 --compile

@@ -67,12 +67,7 @@ public final class PackedDataset implements Dataset {
     @Override
     public void read(long sample, MemorySegment tokens, MemorySegment labels, MemorySegment positions) {
         Order order = order(shuffled ? sample / samplesPerEpoch : 0);
-        long index = sample % samplesPerEpoch;
-        if (shuffled) {
-            // Neighbours come from one document; a batch should not.
-            index = Shuffle.at(index, samplesPerEpoch, SplitMix.at(seed, order.epoch));
-        }
-        long at = index * sequenceLength;
+        long at = place(sample) * sequenceLength;
         int k = find(order.starts, at);
         int filled = 0;
         while (filled < sequenceLength) {
@@ -88,6 +83,13 @@ public final class PackedDataset implements Dataset {
             filled += n;
             k++;
         }
+    }
+
+    /// Which of the sequences that are cut from its epoch's documents, in their order, a sample is.
+    long place(long sample) {
+        long index = sample % samplesPerEpoch;
+        // Neighbours come from one document; a batch should not.
+        return shuffled ? Shuffle.at(index, samplesPerEpoch, SplitMix.at(seed, sample / samplesPerEpoch)) : index;
     }
 
     private void copy(

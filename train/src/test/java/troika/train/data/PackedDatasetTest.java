@@ -67,11 +67,17 @@ class PackedDatasetTest {
         return documents;
     }
 
-    /// An epoch's samples as one stream of tokens, each sample checked by itself.
-    private static String stream(Dataset dataset, long epoch) {
+    /// An epoch's samples, in the order in which they were cut, as one stream of tokens; each checked by
+    /// itself.
+    private static String stream(PackedDataset dataset, long epoch) {
+        long[] cut = new long[(int) dataset.samplesPerEpoch()];
+        for (int i = 0; i < cut.length; i++) {
+            long sample = epoch * cut.length + i;
+            cut[(int) dataset.place(sample)] = sample;
+        }
         StringBuilder stream = new StringBuilder();
-        for (long i = 0; i < dataset.samplesPerEpoch(); i++) {
-            Sample sample = read(dataset, epoch * dataset.samplesPerEpoch() + i);
+        for (int i = 0; i < cut.length; i++) {
+            Sample sample = read(dataset, cut[i]);
             int s = dataset.sequenceLength();
             for (int p = 0; p < s; p++) {
                 stream.append((char) sample.tokens[p]);
@@ -83,9 +89,8 @@ class PackedDatasetTest {
                     assertThat(sample.labels[p]).isEqualTo(sample.tokens[p + 1]);
                 }
             }
-            if (i + 1 < dataset.samplesPerEpoch() && sample.labels[s - 1] != Dataset.IGNORED) {
-                assertThat(read(dataset, epoch * dataset.samplesPerEpoch() + i + 1).tokens[0])
-                        .isEqualTo(sample.labels[s - 1]);
+            if (i + 1 < cut.length && sample.labels[s - 1] != Dataset.IGNORED) {
+                assertThat(read(dataset, cut[i + 1]).tokens[0]).isEqualTo(sample.labels[s - 1]);
             }
         }
         return stream.toString();
@@ -161,7 +166,7 @@ class PackedDatasetTest {
             PackedDataset dataset = PackedDataset.shuffled(cache.all(), 2, 3);
             int[] first = new int[128];
             for (int epoch = 0; epoch < 4000; epoch++) {
-                first[read(dataset, epoch * dataset.samplesPerEpoch()).tokens[0]]++;
+                first[stream(dataset, epoch).charAt(0)]++;
             }
             for (char c : new char[] {'a', 'h', 'o', 'v'}) {
                 assertThat(first[c]).isBetween(880, 1120); // 4 sigma
