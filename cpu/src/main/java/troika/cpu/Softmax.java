@@ -22,23 +22,14 @@ final class Softmax {
     private static final float ROUNDER = 0x1.8p23f;
     private static final float LOWEST = -126;
 
-    // Taylor's series of 2 to the r, |r| ≤ 1/2: the next term is below 2⁻²².
-    private static final float C1 = coefficient(1);
-    private static final float C2 = coefficient(2);
-    private static final float C3 = coefficient(3);
-    private static final float C4 = coefficient(4);
-    private static final float C5 = coefficient(5);
-    private static final float C6 = coefficient(6);
+    // The polynomial of 2 to the r, |r| ≤ 1/2, with the least relative error: below 10⁻⁷, and none at 0.
+    private static final float C1 = (float) 0.69314697759;
+    private static final float C2 = (float) 0.24022242079;
+    private static final float C3 = (float) 0.05550733752;
+    private static final float C4 = (float) 0.00967151295;
+    private static final float C5 = (float) 0.00132647246;
 
     private Softmax() {}
-
-    private static float coefficient(int n) {
-        double c = 1;
-        for (int i = 1; i <= n; i++) {
-            c *= Math.log(2) / i;
-        }
-        return (float) c;
-    }
 
     /// 2 to the x, for x ≤ 0; exactly 0 below −126. NaN stays NaN.
     static FloatVector exp2Lanes(FloatVector x) {
@@ -46,8 +37,7 @@ final class Softmax {
         FloatVector in = x.blend(LOWEST, small);
         FloatVector shifted = in.add(ROUNDER);
         FloatVector r = in.sub(shifted.sub(ROUNDER));
-        FloatVector p = r.fma(Vectors.all(C6), Vectors.all(C5));
-        p = p.fma(r, Vectors.all(C4));
+        FloatVector p = r.fma(Vectors.all(C5), Vectors.all(C4));
         p = p.fma(r, Vectors.all(C3));
         p = p.fma(r, Vectors.all(C2));
         p = p.fma(r, Vectors.all(C1));
