@@ -72,6 +72,11 @@ class DeepSpeedFuzzTest {
 
     @Provide
     Arbitrary<String> json() {
+        return json(4);
+    }
+
+    /// Objects at most `depth` deep: of unlimited ones the generator makes endless many.
+    private static Arbitrary<String> json(int depth) {
         Arbitrary<String> leaf = Arbitraries.of(
                 "true",
                 "false",
@@ -93,7 +98,7 @@ class DeepSpeedFuzzTest {
                 "{}",
                 "\"\"",
                 "\"\\u0000\\n\"");
-        return Arbitraries.lazyOf(() -> leaf, () -> leaf, () -> object(json()));
+        return depth == 0 ? leaf : Arbitraries.oneOf(leaf, leaf, object(json(depth - 1)));
     }
 
     private static Arbitrary<String> object(Arbitrary<String> values) {
