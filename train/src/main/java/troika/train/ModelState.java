@@ -218,46 +218,30 @@ final class ModelState {
     }
 
     private void writeSharded(String state, ParameterGroup group, long first, int count) {
-        forEachShard(
-                state,
-                group,
-                first,
-                count,
-                (rank, at, from, length) -> engine.write(
-                        rank,
-                        state + ":" + group.name(),
-                        at,
-                        MemorySegment.ofArray(floats).asSlice(4L * from, 4L * length)));
+        forEachShard(state, group, first, count, engine::write);
     }
 
     private void readSharded(String state, ParameterGroup group, long first, int count) {
-        forEachShard(
-                state,
-                group,
-                first,
-                count,
-                (rank, at, from, length) -> engine.read(
-                        rank,
-                        state + ":" + group.name(),
-                        at,
-                        MemorySegment.ofArray(floats).asSlice(4L * from, 4L * length)));
+        forEachShard(state, group, first, count, engine::read);
     }
 
     private interface Move {
-        /// `length` elements: `at` in the rank's tensor, `from` in `floats`.
-        void move(int rank, long at, int from, int length);
+        /// Moves a part of `floats` to or from a rank's tensor, from its element `first` on.
+        void move(int rank, String tensor, long first, MemorySegment part);
     }
 
     /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank
     /// where the state is not sharded.
     private void forEachShard(String state, ParameterGroup group, long first, int count, Move move) {
         for (int rank = 0; rank < engine.worldSize(); rank++) {
-            long held = engine.elements(rank, state + ":" + group.name());
+            String tensor = state + ":" + group.name();
+            long held = engine.elements(rank, tensor);
             long start = held == group.elements() ? 0 : rank * held;
             long from = Math.max(first, start);
             long to = Math.min(first + count, start + held);
             if (from < to) {
-                move.move(rank, from - start, (int) (from - first), (int) (to - from));
+                MemorySegment part = MemorySegment.ofArray(floats).asSlice(4 * (from - first), 4 * (to - from));
+                move.move(rank, tensor, from - start, part);
             }
         }
     }

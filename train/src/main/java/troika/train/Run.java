@@ -54,7 +54,6 @@ final class Run implements AutoCloseable {
     private final Engine engine;
     private final ModelState state;
     private final Feed feed;
-    private final Feed evaluationFeed;
     private final MemorySegment report;
     private final int train;
     private final int evaluate;
@@ -105,8 +104,8 @@ final class Run implements AutoCloseable {
             opened.push(engine::close);
             train = engine.program(TRAIN);
             evaluate = engine.program(EVALUATE);
+            // Both programs upload from and report to the same host tensors.
             feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
-            evaluationFeed = new Feed(engine, evaluate, plan.batches(), options.sequenceLength());
             report = engine.host(0, train, "host report");
             state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
             loadWeights(checkpoint);
@@ -285,13 +284,12 @@ final class Run implements AutoCloseable {
         double sum = 0;
         long count = 0;
         BatchCursor at = BatchCursor.START;
-        MemorySegment stats = engine.host(0, evaluate, "host report");
         while (at.epoch() == 0) {
-            BatchCursor.Batch batch = at.next(dataset, evaluationFeed.sequences());
-            long targets = evaluationFeed.fill(dataset, batch);
-            evaluationFeed.scalars(0, 0, 0, targets == 0 ? 0 : 1.0 / targets);
+            BatchCursor.Batch batch = at.next(dataset, feed.sequences());
+            long targets = feed.fill(dataset, batch);
+            feed.scalars(0, 0, 0, targets == 0 ? 0 : 1.0 / targets);
             engine.execute(evaluate);
-            sum += (double) stats.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * (double) targets;
+            sum += (double) report.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * (double) targets;
             count += targets;
             at = batch.after();
         }

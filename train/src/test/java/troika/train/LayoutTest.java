@@ -40,7 +40,8 @@ class LayoutTest {
             assertThat(outcome.norms().get(step)).isCloseTo(norm, within(1e-4f * norm));
         }
         for (int group = 0; group < ONE_RANK.weights().size(); group++) {
-            assertThat(distance(ONE_RANK.weights().get(group), outcome.weights().get(group)))
+            assertThat(TinyRun.distance(
+                            ONE_RANK.weights().get(group), outcome.weights().get(group)))
                     .isLessThan(1e-4);
         }
     }
@@ -62,16 +63,5 @@ class LayoutTest {
     void theLossFalls() {
         assertThat(ONE_RANK.losses().getFirst()).isCloseTo((float) Math.log(101), within(0.1f));
         assertThat(ONE_RANK.losses().getLast()).isLessThan(ONE_RANK.losses().getFirst());
-    }
-
-    private static double distance(float[] expected, float[] actual) {
-        assertThat(actual).hasSameSizeAs(expected);
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow(expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        return Math.sqrt(difference / norm);
     }
 }

@@ -1,5 +1,7 @@
 package troika.train;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
@@ -175,5 +177,17 @@ public final class TinyRun {
             weights.add(Arrays.copyOf(whole, end));
         });
         return new Outcome(losses, norms, weights);
+    }
+
+    /// The norm of the difference of two tensors of one size, in units of the expected one's norm.
+    static double distance(float[] expected, float[] actual) {
+        assertThat(actual).hasSameSizeAs(expected);
+        double difference = 0;
+        double norm = 0;
+        for (int i = 0; i < expected.length; i++) {
+            difference += Math.pow(expected[i] - actual[i], 2);
+            norm += Math.pow(expected[i], 2);
+        }
+        return Math.sqrt(difference / norm);
     }
 }

@@ -115,7 +115,9 @@ class TransformersParityTest {
             forEachPart(plan, config, (group, at, part) -> {
                 float[] end = floats(expected.tensor("final." + part.name()));
                 float[] own = read(engine, "master:" + group.name(), at, end.length);
-                assertThat(distance(end, own)).as("final %s", part.name()).isLessThan(1e-4);
+                assertThat(TinyRun.distance(end, own))
+                        .as("final %s", part.name())
+                        .isLessThan(1e-4);
             });
         } finally {
             devices.forEach(Device::close);
@@ -176,15 +178,5 @@ class TransformersParityTest {
         float[] values = new float[Math.toIntExact(tensor.shape().elements())];
         Floats.load(tensor.data(), tensor.dtype(), values.length, values);
         return values;
-    }
-
-    private static double distance(float[] expected, float[] actual) {
-        double difference = 0;
-        double norm = 0;
-        for (int i = 0; i < expected.length; i++) {
-            difference += Math.pow(expected[i] - actual[i], 2);
-            norm += Math.pow(expected[i], 2);
-        }
-        return Math.sqrt(difference / norm);
     }
 }
