@@ -79,6 +79,13 @@ __device__ __forceinline__ unsigned floats_to_word(f16, float first, float secon
     return word;
 }
 
+// e^x to about 2e-7 (times |x| where that is large); what is below the normal numbers is 0.
+__device__ __forceinline__ float fast_exp(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+    return y;
+}
+
 // N elements that one thread loads and stores at once, at an address that is a multiple of their size: 16 bytes of
 // them, 8, or a single element, which is for rows whose length or place allows no more.
 
