@@ -256,7 +256,6 @@ final class CudaDevice implements Device {
             call.run();
         } catch (CudaException e) {
             // Nothing is lost: the process gives its context back when it ends.
-            return;
         }
     }
 

@@ -24,15 +24,10 @@ final class CudaFunction {
     /// launched.
     ///
     /// @param sharedBytes dynamic shared memory of a block
-    /// @param arguments in the order of the kernel's parameters: Long = pointer or 64 bits, Integer = int, Float = float
+    /// @param arguments in the order of the kernel's parameters: Long = pointer or 64 bits, Integer = int, Float =
+    float
     void launch(
-            CudaStream stream,
-            long gridX,
-            long gridY,
-            long gridZ,
-            int blockX,
-            int sharedBytes,
-            Object... arguments) {
+            CudaStream stream, long gridX, long gridY, long gridZ, int blockX, int sharedBytes, Object... arguments) {
         device.bind();
         raiseSharedBytes(sharedBytes);
         MemorySegment parameters = stream.parameters(arguments.length);

@@ -95,7 +95,9 @@ final class CudaLibraries {
         preloadBuiltins(nvrtcNames);
         Found nvrtc = load("NVRTC", remedy, nvrtcNames);
         Found cublasLt = load(
-                "cuBLASLt", remedy, majors.stream().map(m -> "libcublasLt.so." + m).toList());
+                "cuBLASLt",
+                remedy,
+                majors.stream().map(m -> "libcublasLt.so." + m).toList());
         present = new Toolkit(nvrtc, cublasLt);
         toolkit = present;
         return present;
@@ -117,7 +119,6 @@ final class CudaLibraries {
                 beside.forEach(NativeLibrary::load);
             } catch (IOException | UnsatisfiedLinkError e) {
                 // NVRTC may find it by itself; if not, it says so.
-                continue;
             }
         }
     }

@@ -84,7 +84,6 @@ final class DiskCache {
             }
         } catch (IOException e) {
             // Not kept; the next run works it out again.
-            return;
         }
     }
 

@@ -40,8 +40,7 @@ final class Driver {
     private static final MethodHandle DEVICE_GET = handle("cuDeviceGet", JAVA_LONG, JAVA_INT);
     private static final MethodHandle DEVICE_NAME = handle("cuDeviceGetName", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle DEVICE_BUS = handle("cuDeviceGetPCIBusId", JAVA_LONG, JAVA_INT, JAVA_INT);
-    private static final MethodHandle DEVICE_ATTRIBUTE =
-            handle("cuDeviceGetAttribute", JAVA_LONG, JAVA_INT, JAVA_INT);
+    private static final MethodHandle DEVICE_ATTRIBUTE = handle("cuDeviceGetAttribute", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle DEVICE_BYTES = handle("cuDeviceTotalMem_v2", JAVA_LONG, JAVA_INT);
     private static final MethodHandle CONTEXT_RETAIN = handle("cuDevicePrimaryCtxRetain", JAVA_LONG, JAVA_INT);
     private static final MethodHandle CONTEXT_RELEASE = handle("cuDevicePrimaryCtxRelease_v2", JAVA_INT);
@@ -311,9 +310,7 @@ final class Driver {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment copy = arena.allocate(image.length, 16);
             MemorySegment.copy(image, 0, copy, JAVA_BYTE, 0, image.length);
-            return created(
-                            "cuModuleLoadDataEx",
-                            out -> (int) MODULE_LOAD.invokeExact(out, copy.address(), 0, 0L, 0L))
+            return created("cuModuleLoadDataEx", out -> (int) MODULE_LOAD.invokeExact(out, copy.address(), 0, 0L, 0L))
                     .get(JAVA_LONG, 0);
         }
     }
@@ -346,9 +343,8 @@ final class Driver {
     }
 
     static int occupancy(long function, int block, long sharedBytes) {
-        return created(
-                        "cuOccupancyMaxActiveBlocksPerMultiprocessor",
-                        out -> (int) OCCUPANCY.invokeExact(out, function, block, sharedBytes))
+        return created("cuOccupancyMaxActiveBlocksPerMultiprocessor", out ->
+                        (int) OCCUPANCY.invokeExact(out, function, block, sharedBytes))
                 .get(JAVA_INT, 0);
     }
 
@@ -358,8 +354,8 @@ final class Driver {
     static int launchKernel(
             long function, int gridX, int gridY, int gridZ, int block, int sharedBytes, long stream, long parameters) {
         try {
-            return (int) LAUNCH.invokeExact(
-                    function, gridX, gridY, gridZ, block, 1, 1, sharedBytes, stream, parameters, 0L);
+            return (int)
+                    LAUNCH.invokeExact(function, gridX, gridY, gridZ, block, 1, 1, sharedBytes, stream, parameters, 0L);
         } catch (Throwable e) {
             throw Native.failed("cuLaunchKernel", e);
         }

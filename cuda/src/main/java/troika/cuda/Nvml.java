@@ -51,7 +51,8 @@ final class Nvml {
     }
 
     /// The other processes that use the card, such as "2 other processes use 3.10 GiB there: 4711, 4712"; null where
-    /// there is none, or where this process is not among those that the library lists (in a container, say), so that
+    /// there is none, or where this process is not among those that the library lists (in a container, say), so
+    that
     /// the others cannot be told from it.
     static @Nullable String otherProcesses(String pciBusId) {
         try (Arena arena = Arena.ofConfined()) {
@@ -86,7 +87,8 @@ final class Nvml {
         Map<Long, Long> others = new TreeMap<>(bytes);
         others.remove(self);
         long used = others.values().stream().mapToLong(Long::longValue).sum();
-        String ids = String.join(", ", others.keySet().stream().map(String::valueOf).toList());
+        String ids =
+                String.join(", ", others.keySet().stream().map(String::valueOf).toList());
         return others.size() + (others.size() == 1 ? " other process uses " : " other processes use ")
                 + (used == 0 ? "the card" : CudaDevice.gib(used) + " there") + ": " + ids;
     }
@@ -94,9 +96,7 @@ final class Nvml {
     private static long device(Arena arena, String pciBusId) {
         MemorySegment out = arena.allocate(JAVA_LONG);
         int status = call(
-                "nvmlDeviceGetHandleByPciBusId_v2",
-                arena.allocateFrom(pciBusId).address(),
-                out.address());
+                "nvmlDeviceGetHandleByPciBusId_v2", arena.allocateFrom(pciBusId).address(), out.address());
         return status == 0 ? out.get(JAVA_LONG, 0) : 0;
     }
 

@@ -48,8 +48,7 @@ final class Transfers {
             if (before >= 0) {
                 int half = half(before);
                 Driver.eventSynchronize(done[half]);
-                MemorySegment.copy(
-                        NativeMemory.ALL, address(half), to, before, Math.min(PIECE_BYTES, bytes - before));
+                MemorySegment.copy(NativeMemory.ALL, address(half), to, before, Math.min(PIECE_BYTES, bytes - before));
             }
         }
     }

@@ -292,7 +292,7 @@ public final class LibrarySearch {
                     }
                 }
             } catch (IOException | UncheckedIOException e) {
-                continue;
+                // Not under this path: the next is tried.
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
                 return List.of();
