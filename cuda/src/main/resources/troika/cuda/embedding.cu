@@ -65,9 +65,16 @@ __device__ __forceinline__ void embedding_backward(
     float* to = grad_table + (long long)token * columns + column;
     float sum[N];
     float values[N];
+    constexpr int M = N == 1 ? 1 : 4;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        sum[i] = accumulate && column < columns ? to[i] : 0;
+        sum[i] = 0;
+    }
+    if (accumulate && column < columns) {
+#pragma unroll
+        for (int i = 0; i < N; i += M) {
+            load_floats<M>(to + i, sum + i);
+        }
     }
     for (int base = first; remaining > 0; base += AT_A_TIME * blockDim.x) {
         int listed;
@@ -134,8 +141,8 @@ __device__ __forceinline__ void embedding_backward(
     }
     if (column < columns) {
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            to[i] = sum[i];
+        for (int i = 0; i < N; i += M) {
+            store_floats<M>(to + i, sum + i);
         }
     }
 }
