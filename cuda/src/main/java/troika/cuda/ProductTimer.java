@@ -126,7 +126,7 @@ final class ProductTimer implements AutoCloseable {
     }
 
     /// Numbers in (-0.5, 0.5), the same in every run.
-    private void fill(long address, long bytes, DType dtype) {
+    void fill(long address, long bytes, DType dtype) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment pattern = pattern(arena, dtype);
             long done = Math.min(bytes, pattern.byteSize());

@@ -22,17 +22,24 @@ final class Products implements AutoCloseable {
     private static final Object TIMING = new Object();
 
     private final CudaDevice device;
+    private final DiskCache cache;
     private final long handle;
-    private final String cacheKey;
+    private final String cacheKeyPrefix;
     private final Arena arena = Arena.ofShared();
     private final Map<Product, ProductPlan> plans = new LinkedHashMap<>();
     private @Nullable ProductTimer timer;
 
     Products(CudaDevice device) {
+        this(device, device.cache());
+    }
+
+    /// @param cache where chosen algorithms are kept
+    Products(CudaDevice device, DiskCache cache) {
         this.device = device;
+        this.cache = cache;
         device.bind();
         handle = CublasLt.create();
-        cacheKey = device.identity() + ", cuBLASLt " + CublasLt.version() + ", product ";
+        cacheKeyPrefix = device.identity() + ", cuBLASLt " + CublasLt.version() + ", product ";
     }
 
     /// out = x · weightᵀ (+ residual)
@@ -121,13 +128,17 @@ final class Products implements AutoCloseable {
     }
 
     private boolean useSaved(ProductPlan plan, Product product) {
-        SavedAlgorithm saved = SavedAlgorithm.decode(device.cache().get(cacheKey + product));
+        SavedAlgorithm saved = SavedAlgorithm.decode(cache.get(cacheKey(product)));
         Algorithm algorithm = saved == null ? null : plan.checked(saved.bytes());
         if (saved == null || algorithm == null) {
             return false;
         }
         plan.use(algorithm, "saved, " + saved.milliseconds() + " ms");
         return true;
+    }
+
+    String cacheKey(Product product) {
+        return cacheKeyPrefix + product;
     }
 
     private void useFastest(ProductPlan plan, CudaStream stream, Product.Call call) {
@@ -147,18 +158,17 @@ final class Products implements AutoCloseable {
         String origin = "fastest of " + candidates.size() + ", " + fastest.milliseconds() + " ms";
         plan.use(algorithm, origin + ", the heuristic's number " + (fastest.candidate() + 1));
         SavedAlgorithm saved = new SavedAlgorithm(algorithm.bytes(), fastest.milliseconds());
-        device.cache().put(cacheKey + call.product(), saved.encoded());
+        cache.put(cacheKey(call.product()), saved.encoded());
     }
 
     @Override
     public synchronized void close() {
-        device.bind();
-        plans.values().forEach(ProductPlan::close);
+        plans.values().forEach(plan -> device.release(plan::close));
         plans.clear();
         if (timer != null) {
-            timer.close();
+            device.release(timer::close);
         }
-        CublasLt.destroy(handle);
+        device.release(() -> CublasLt.destroy(handle));
         arena.close();
     }
 }
