@@ -115,7 +115,7 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out) {
+    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         throw new UnsupportedOperationException("clipFactor");
     }
 
@@ -133,7 +133,8 @@ final class CudaKernels implements Kernels {
             float beta1,
             float beta2,
             float epsilon,
-            float weightDecay) {
+            float weightDecay,
+            long first) {
         throw new UnsupportedOperationException("adamw");
     }
 
