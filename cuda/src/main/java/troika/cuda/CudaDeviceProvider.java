@@ -17,13 +17,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     }
 
     /// @param specification the card's number; 0 where it is empty
-    @Override
-    public List<Device> open(String specification) {
-        return open(specification, true);
-    }
-
-    /// @param specification the card's number; 0 where it is empty
     /// @param deterministic whether two runs must agree bit for bit
+    @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
         CudaLibraries.driver();

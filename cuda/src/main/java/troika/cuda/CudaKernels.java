@@ -13,7 +13,7 @@ import troika.tensor.Tensor;
 ///
 /// Kernels come in two kinds. One loads and stores 16 bytes a thread, for which every row must begin at a multiple of
 /// 16; the other, whose names end in `_any`, an element.
-final class CudaKernels implements Kernels {
+final class CudaKernels implements Kernels, AutoCloseable {
     private static final int WARP = 32;
     private static final int VECTOR_BYTES = 16;
 
@@ -506,5 +506,10 @@ final class CudaKernels implements Kernels {
                         x.address(),
                         into.address(),
                         x.elements());
+    }
+
+    @Override
+    public void close() {
+        products.close();
     }
 }

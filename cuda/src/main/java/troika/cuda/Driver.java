@@ -12,7 +12,8 @@ import java.lang.invoke.MethodHandle;
 import troika.ffi.Native;
 import troika.ffi.NativeMemory;
 
-/// The driver's API: functions as libcuda exports them, each checked. Handles and device addresses are longs.
+/// The driver's API: functions as libcuda exports them, each checked. Handles and device addresses are
+/// longs.
 ///
 /// Call [CudaLibraries#driver] first: it says in words where there is no driver.
 final class Driver {
@@ -186,7 +187,8 @@ final class Driver {
         check("cuMemFreeHost", l(HOST_FREE, address));
     }
 
-    /// Copies between any two of device memory and host memory; asynchronous where the host memory is pinned.
+    /// Copies between any two of device memory and host memory; asynchronous where the host memory is
+    /// pinned.
     static void memcpyAsync(long to, long from, long bytes, long stream) {
         check("cuMemcpyAsync", llll(COPY, to, from, bytes, stream));
     }
@@ -348,7 +350,8 @@ final class Driver {
                 .get(JAVA_INT, 0);
     }
 
-    /// Launches a kernel with blocks of one dimension; returns the status, for the caller to say what it launched.
+    /// Launches a kernel with blocks of one dimension; returns the status, for the caller to say what it
+    /// launched.
     ///
     /// @param parameters the address of an array of the parameters' addresses
     static int launchKernel(

@@ -3,8 +3,8 @@ package troika.cuda;
 import java.lang.foreign.MemorySegment;
 import troika.ffi.NativeMemory;
 
-/// Synchronous copies between any host memory and a card, through two pieces of pinned memory, so that the host copies
-/// one while the card copies the other.
+/// Synchronous copies between any host memory and a card, through two pieces of pinned memory, so that the
+/// host copies one while the card copies the other.
 final class Transfers {
     static final long PIECE_BYTES = 4L << 20;
 
