@@ -36,7 +36,7 @@ final class CudaDevice implements Device {
     private final DiskCache cache = DiskCache.ofUser();
     private final KernelLoader loader;
     private final Transfers transfers;
-    private final Kernels kernels;
+    private final CudaKernels kernels;
 
     /// What the driver returned, by the aligned address that others know.
     private final Map<Long, Long> allocations = new HashMap<>();
@@ -273,6 +273,7 @@ final class CudaDevice implements Device {
         closed = true;
         List.copyOf(streams).forEach(CudaStream::close);
         events.forEach(event -> release(event::close));
+        release(kernels::close);
         transfers.close();
         loader.close();
         release(() -> Driver.primaryContextRelease(handle));
