@@ -195,14 +195,20 @@ final class CudaKernels implements Kernels, AutoCloseable {
             return;
         }
         boolean vectors = vectors(columns, gradOut, x, weight, residual, gradX);
-        int threads = rowThreads(columns / packElements(x.dtype(), vectors), vectors ? 1 : 4, MOST_THREADS);
+        long packs = columns / packElements(x.dtype(), vectors);
+        int threads = rowThreads(packs, vectors ? 1 : 4, MOST_THREADS);
+        // Longer rows than a block can keep in registers have kernels of their own.
+        boolean wide = packs > (long) MOST_THREADS * (vectors ? 1 : 4);
+        if (wide) {
+            threads = 512;
+        }
         int groups = Math.max(1, 512 / threads);
         int block = groups * threads;
         // All blocks run at once, each through its share of the rows.
         int blocks = (int) Math.min((long) device.multiprocessors() * (block > 512 ? 1 : 2), Math.ceilDiv(x.rows(), groups));
         long partials = workspace(cuda, 4L * blocks * columns);
         if (blocks > 0) {
-            function("norm", "rms_norm_backward_" + suffix(x.dtype(), vectors))
+            function("norm", "rms_norm_backward_" + suffix(x.dtype(), vectors) + (wide ? "_wide" : ""))
                     .launch(
                             cuda,
                             blocks,

@@ -83,9 +83,10 @@ FOR_DTYPES(RMS_NORM)
 
 // A block has one or more groups of `threads` threads, each with rows of its own. A thread has the same columns of
 // every row, so that it sums their part of the weight's gradient in registers; beyond those, in the block's row of
-// `partials`. More than one group only where all columns fit the registers.
+// `partials`, for which there are kernels of their own, named `_wide`: the others have no registers to lose to it. More
+// than one group only where all columns fit the registers.
 
-template <typename T, int N, int KEPT>
+template <typename T, int N, int KEPT, bool WIDE>
 __device__ __forceinline__ void rms_norm_backward(
         const T* __restrict__ grad_out, const T* __restrict__ x, const T* __restrict__ weight,
         const float* __restrict__ rstd, const T* residual, T* grad_x, float* __restrict__ partials, long long rows,
@@ -96,6 +97,8 @@ __device__ __forceinline__ void rms_norm_backward(
     int group = threadIdx.x / threads;
     int lane = threadIdx.x % threads;
     int warps = threads / WARP;
+    // Where the columns begin that exceed the registers.
+    int rest = WIDE ? (lane + KEPT * threads) * N : columns;
     float* partial = partials + (long long)blockIdx.x * columns;
     float products[KEPT][N];
 #pragma unroll
@@ -105,7 +108,8 @@ __device__ __forceinline__ void rms_norm_backward(
             products[k][i] = 0;
         }
     }
-    for (int column = (lane + KEPT * threads) * N; column < columns; column += threads * N) {
+#pragma unroll 1
+    for (int column = rest; column < columns; column += threads * N) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
             partial[column + i] = 0;
@@ -118,10 +122,7 @@ __device__ __forceinline__ void rms_norm_backward(
     float p[N];
     int turn = 0;
     for (long long row = (long long)blockIdx.x * groups + group; row < rows; row += (long long)gridDim.x * groups) {
-        const T* grad_row = grad_out + row * columns;
-        const T* x_row = x + row * columns;
-        const T* residual_row = residual + row * columns;
-        T* to = grad_x + row * columns;
+        long long start = row * columns;
         Pack<T, N> grads[KEPT];
         Pack<T, N> values[KEPT];
         Pack<T, N> past[KEPT];
@@ -129,10 +130,10 @@ __device__ __forceinline__ void rms_norm_backward(
         for (int k = 0; k < KEPT; k++) {
             int column = (lane + k * threads) * N;
             if (column < columns) {
-                grads[k] = load_pack<N>(grad_row + column);
-                values[k] = load_pack<N>(x_row + column);
+                grads[k] = load_pack<N>(grad_out + start + column);
+                values[k] = load_pack<N>(x + start + column);
                 if (residual != nullptr) {
-                    past[k] = load_pack<N>(residual_row + column);
+                    past[k] = load_pack<N>(residual + start + column);
                 }
             }
         }
@@ -151,9 +152,10 @@ __device__ __forceinline__ void rms_norm_backward(
                 }
             }
         }
-        for (int column = (lane + KEPT * threads) * N; column < columns; column += threads * N) {
-            load_floats<N>(grad_row + column, g);
-            load_floats<N>(x_row + column, v);
+#pragma unroll 1
+        for (int column = rest; column < columns; column += threads * N) {
+            load_floats<N>(grad_out + start + column, g);
+            load_floats<N>(x + start + column, v);
             load_floats<N>(weight + column, w);
 #pragma unroll
             for (int i = 0; i < N; i++) {
@@ -189,15 +191,16 @@ __device__ __forceinline__ void rms_norm_backward(
                     float grad = scale * (w[i] * g[i] - v[i] * shrink);
                     g[i] = residual != nullptr ? p[i] + grad : grad;
                 }
-                store_floats<N>(to + column, g);
+                store_floats<N>(grad_x + start + column, g);
             }
         }
-        for (int column = (lane + KEPT * threads) * N; column < columns; column += threads * N) {
-            load_floats<N>(grad_row + column, g);
-            load_floats<N>(x_row + column, v);
+#pragma unroll 1
+        for (int column = rest; column < columns; column += threads * N) {
+            load_floats<N>(grad_out + start + column, g);
+            load_floats<N>(x + start + column, v);
             load_floats<N>(weight + column, w);
             if (residual != nullptr) {
-                load_floats<N>(residual_row + column, p);
+                load_floats<N>(residual + start + column, p);
             }
 #pragma unroll
             for (int i = 0; i < N; i++) {
@@ -205,7 +208,7 @@ __device__ __forceinline__ void rms_norm_backward(
                 float grad = scale * (w[i] * g[i] - v[i] * shrink);
                 g[i] = residual != nullptr ? p[i] + grad : grad;
             }
-            store_floats<N>(to + column, g);
+            store_floats<N>(grad_x + start + column, g);
         }
     }
 
@@ -232,13 +235,16 @@ __device__ __forceinline__ void rms_norm_backward(
     }
 }
 
-#define RMS_NORM_BACKWARD(SUFFIX, T, N) \
-    extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_##SUFFIX( \
+#define RMS_NORM_BACKWARD_KERNEL(NAME, T, N, WIDE, THREADS) \
+    extern "C" __global__ void __launch_bounds__(THREADS) NAME( \
             const T* grad_out, const T* x, const T* weight, const float* rstd, const T* residual, T* grad_x, \
             float* partials, long long rows, int columns, int threads) { \
-        rms_norm_backward<T, N, N == 1 ? 4 : 1>( \
+        rms_norm_backward<T, N, N == 1 ? 4 : 1, WIDE>( \
                 grad_out, x, weight, rstd, residual, grad_x, partials, rows, columns, threads); \
     }
+#define RMS_NORM_BACKWARD(SUFFIX, T, N) \
+    RMS_NORM_BACKWARD_KERNEL(rms_norm_backward_##SUFFIX, T, N, false, 1024) \
+    RMS_NORM_BACKWARD_KERNEL(rms_norm_backward_##SUFFIX##_wide, T, N, true, 512)
 FOR_DTYPES(RMS_NORM_BACKWARD)
 
 // out[column] (+)= the sum of that column of `partials` [parts, columns]; a block has 32 columns and 32 warps.
