@@ -45,10 +45,21 @@ final class CpuKernels implements Kernels {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate) {
-        KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight);
+        KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight, out);
         stream.enqueue(RmsNorm.backward(
-                workers(stream), gradOut, x, weight, rstd, residual, gradX, gradWeight, accumulate, workspace(stream)));
+                workers(stream),
+                gradOut,
+                x,
+                weight,
+                rstd,
+                residual,
+                gradX,
+                gradWeight,
+                out,
+                accumulate,
+                workspace(stream)));
     }
 
     @Override
@@ -111,9 +122,9 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
-        KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp);
-        stream.enqueue(SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp));
+    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
+        KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp, out);
+        stream.enqueue(SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp, out));
     }
 
     @Override

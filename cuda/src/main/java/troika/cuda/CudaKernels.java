@@ -74,6 +74,10 @@ final class CudaKernels implements Kernels, AutoCloseable {
         return Math.toIntExact(tensor.columns());
     }
 
+    private static Long addressOrNull(@Nullable Tensor tensor) {
+        return tensor == null ? 0L : tensor.address();
+    }
+
     private static Integer flag(boolean value) {
         return value ? 1 : 0;
     }
@@ -187,14 +191,16 @@ final class CudaKernels implements Kernels, AutoCloseable {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate) {
-        KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight);
+        KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight, out);
         CudaStream cuda = (CudaStream) stream;
+        int rows = Math.toIntExact(x.rows());
         int columns = columns(x);
         if (columns == 0) {
             return;
         }
-        boolean vectors = vectors(columns, gradOut, x, weight, residual, gradX);
+        boolean vectors = vectors(columns, gradOut, x, weight, residual, gradX, out);
         long packs = columns / packElements(x.dtype(), vectors);
         int threads = rowThreads(packs, vectors ? 1 : 4, MOST_THREADS);
         // Longer rows than a block can keep in registers have kernels of their own.
@@ -205,7 +211,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
         int groups = Math.max(1, 512 / threads);
         int block = groups * threads;
         // All blocks run at once, each through its share of the rows.
-        int blocks = (int) Math.min((long) device.multiprocessors() * (block > 512 ? 1 : 2), Math.ceilDiv(x.rows(), groups));
+        int blocks = Math.min(device.multiprocessors() * (block > 512 ? 1 : 2), Math.ceilDiv(rows, groups));
         long partials = workspace(cuda, 4L * blocks * columns);
         if (blocks > 0) {
             function("norm", "rms_norm_backward_" + suffix(x.dtype(), vectors) + (wide ? "_wide" : ""))
@@ -218,10 +224,11 @@ final class CudaKernels implements Kernels, AutoCloseable {
                             x.address(),
                             weight.address(),
                             rstd.address(),
-                            residual == null ? 0L : residual.address(),
+                            addressOrNull(residual),
                             gradX.address(),
                             partials,
-                            x.rows(),
+                            addressOrNull(out),
+                            rows,
                             columns,
                             threads);
         }
@@ -335,12 +342,12 @@ final class CudaKernels implements Kernels, AutoCloseable {
     }
 
     @Override
-    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
-        KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp);
+    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
+        KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp, out);
         if (gradOut.elements() == 0) {
             return;
         }
-        boolean vectors = vectors(gradOut.columns(), gradOut, gateUp, gradGateUp);
+        boolean vectors = vectors(gradOut.columns(), gradOut, gateUp, gradGateUp, out);
         function("elementwise", "swiglu_backward_" + suffix(gradOut.dtype(), vectors))
                 .launch(
                         (CudaStream) stream,
@@ -350,6 +357,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
                         gradOut.address(),
                         gateUp.address(),
                         gradGateUp.address(),
+                        addressOrNull(out),
                         gradOut.rows(),
                         columns(gradOut));
     }

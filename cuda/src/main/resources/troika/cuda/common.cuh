@@ -62,9 +62,8 @@ __device__ __forceinline__ void word_to_floats(bf16, unsigned word, float* out) 
 }
 
 __device__ __forceinline__ void word_to_floats(f16, unsigned word, float* out) {
-    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
-        : "=f"(out[0]), "=f"(out[1])
-        : "r"(word));
+    out[0] = to_float(f16{(unsigned short)word});
+    out[1] = to_float(f16{(unsigned short)(word >> 16)});
 }
 
 __device__ __forceinline__ unsigned floats_to_word(bf16, float first, float second) {

@@ -18,6 +18,10 @@ __device__ __forceinline__ float sigmoid(float x) {
     return __fdividef(1.0f, 1.0f + fast_exp(-x));
 }
 
+__device__ __forceinline__ float silu(float x, float sigmoid) {
+    return x * sigmoid;
+}
+
 // Each thread has this many packs, which are on their way together.
 #define PACKS 2
 
@@ -49,7 +53,7 @@ __device__ __forceinline__ void swiglu(
             ups[k].get(u);
 #pragma unroll
             for (int i = 0; i < N; i++) {
-                g[i] = g[i] * sigmoid(g[i]) * u[i];
+                g[i] = silu(g[i], sigmoid(g[i])) * u[i];
             }
             store_floats<N>(to[k], g);
         }
@@ -66,13 +70,15 @@ FOR_DTYPES(SWIGLU)
 // grad_gate_up may be gate_up: a thread has read its packs before it writes them, and no other reads them.
 template <typename T, int N>
 __device__ __forceinline__ void swiglu_backward(
-        const T* __restrict__ grad_out, const T* gate_up, T* grad_gate_up, long long rows, int columns) {
+        const T* __restrict__ grad_out, const T* gate_up, T* grad_gate_up, T* __restrict__ out, long long rows,
+        int columns) {
     int packs = columns / N;
     long long start = (long long)blockIdx.x * (PACKS * blockDim.x);
     Pack<T, N> grads[PACKS];
     Pack<T, N> gates[PACKS];
     Pack<T, N> ups[PACKS];
     T* to[PACKS];
+    T* again[PACKS];
 #pragma unroll
     for (int k = 0; k < PACKS; k++) {
         Place at = place(start, k * blockDim.x + threadIdx.x, packs);
@@ -83,6 +89,7 @@ __device__ __forceinline__ void swiglu_backward(
             gates[k] = load_pack<N>(gate_up + gate);
             ups[k] = load_pack<N>(gate_up + gate + columns);
             to[k] = grad_gate_up + gate;
+            again[k] = out + at.row * columns + at.pack * N;
         }
     }
 #pragma unroll
@@ -97,20 +104,25 @@ __device__ __forceinline__ void swiglu_backward(
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 float s = sigmoid(g[i]);
-                float silu = g[i] * s;
-                g[i] = d[i] * u[i] * (s + silu * (1 - s));
-                u[i] = d[i] * silu;
+                float y = silu(g[i], s);
+                float up = u[i];
+                g[i] = d[i] * up * (s + y * (1 - s));
+                u[i] = d[i] * y;
+                d[i] = y * up;
             }
             store_floats<N>(to[k], g);
             store_floats<N>(to[k] + columns, u);
+            if (out != nullptr) {
+                store_floats<N>(again[k], d);
+            }
         }
     }
 }
 
 #define SWIGLU_BACKWARD(SUFFIX, T, N) \
     extern "C" __global__ void __launch_bounds__(256) swiglu_backward_##SUFFIX( \
-            const T* grad_out, const T* gate_up, T* grad_gate_up, long long rows, int columns) { \
-        swiglu_backward<T, N>(grad_out, gate_up, grad_gate_up, rows, columns); \
+            const T* grad_out, const T* gate_up, T* grad_gate_up, T* out, long long rows, int columns) { \
+        swiglu_backward<T, N>(grad_out, gate_up, grad_gate_up, out, rows, columns); \
     }
 FOR_DTYPES(SWIGLU_BACKWARD)
 

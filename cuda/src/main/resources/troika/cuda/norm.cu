@@ -1,6 +1,11 @@
 // RMSNorm. A row belongs to a warp or, where it is long, to a block; it stays in registers from the sum of its squares
 // to the result, but for what exceeds them, which is read again.
 
+// The result, the same in the forward and where the backward makes it again.
+__device__ __forceinline__ float normed(float x, float weight, float scale) {
+    return x * (weight * scale);
+}
+
 template <typename T, int N>
 __device__ __forceinline__ void rms_norm(
         const T* __restrict__ x, const T* __restrict__ weight, float epsilon, T* __restrict__ out,
@@ -57,7 +62,7 @@ __device__ __forceinline__ void rms_norm(
             load_floats<N>(weight + column, weights);
 #pragma unroll
             for (int i = 0; i < N; i++) {
-                values[i] *= weights[i] * scale;
+                values[i] = normed(values[i], weights[i], scale);
             }
             store_floats<N>(to + column, values);
         }
@@ -67,7 +72,7 @@ __device__ __forceinline__ void rms_norm(
         load_floats<N>(weight + column, weights);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            values[i] *= weights[i] * scale;
+            values[i] = normed(values[i], weights[i], scale);
         }
         store_floats<N>(to + column, values);
     }
@@ -89,8 +94,8 @@ FOR_DTYPES(RMS_NORM)
 template <typename T, int N, int KEPT, bool WIDE>
 __device__ __forceinline__ void rms_norm_backward(
         const T* __restrict__ grad_out, const T* __restrict__ x, const T* __restrict__ weight,
-        const float* __restrict__ rstd, const T* residual, T* grad_x, float* __restrict__ partials, long long rows,
-        int columns, int threads) {
+        const float* __restrict__ rstd, const T* residual, T* grad_x, float* __restrict__ partials, T* __restrict__ out,
+        int rows, int columns, int threads) {
     __shared__ float sums[2][WARP];
     extern __shared__ float combined[];
     int groups = blockDim.x / threads;
@@ -121,8 +126,8 @@ __device__ __forceinline__ void rms_norm_backward(
     float w[N];
     float p[N];
     int turn = 0;
-    for (long long row = (long long)blockIdx.x * groups + group; row < rows; row += (long long)gridDim.x * groups) {
-        long long start = row * columns;
+    for (int row = blockIdx.x * groups + group; row < rows; row += gridDim.x * groups) {
+        long long start = (long long)row * columns;
         Pack<T, N> grads[KEPT];
         Pack<T, N> values[KEPT];
         Pack<T, N> past[KEPT];
@@ -190,8 +195,12 @@ __device__ __forceinline__ void rms_norm_backward(
                     products[k][i] += g[i] * v[i] * scale;
                     float grad = scale * (w[i] * g[i] - v[i] * shrink);
                     g[i] = residual != nullptr ? p[i] + grad : grad;
+                    v[i] = normed(v[i], w[i], scale);
                 }
                 store_floats<N>(grad_x + start + column, g);
+                if (out != nullptr) {
+                    store_floats<N>(out + start + column, v);
+                }
             }
         }
 #pragma unroll 1
@@ -207,8 +216,12 @@ __device__ __forceinline__ void rms_norm_backward(
                 partial[column + i] += g[i] * v[i] * scale;
                 float grad = scale * (w[i] * g[i] - v[i] * shrink);
                 g[i] = residual != nullptr ? p[i] + grad : grad;
+                v[i] = normed(v[i], w[i], scale);
             }
             store_floats<N>(grad_x + start + column, g);
+            if (out != nullptr) {
+                store_floats<N>(out + start + column, v);
+            }
         }
     }
 
@@ -238,9 +251,9 @@ __device__ __forceinline__ void rms_norm_backward(
 #define RMS_NORM_BACKWARD_KERNEL(NAME, T, N, WIDE, THREADS) \
     extern "C" __global__ void __launch_bounds__(THREADS) NAME( \
             const T* grad_out, const T* x, const T* weight, const float* rstd, const T* residual, T* grad_x, \
-            float* partials, long long rows, int columns, int threads) { \
+            float* partials, T* out, int rows, int columns, int threads) { \
         rms_norm_backward<T, N, N == 1 ? 4 : 1, WIDE>( \
-                grad_out, x, weight, rstd, residual, grad_x, partials, rows, columns, threads); \
+                grad_out, x, weight, rstd, residual, grad_x, partials, out, rows, columns, threads); \
     }
 #define RMS_NORM_BACKWARD(SUFFIX, T, N) \
     RMS_NORM_BACKWARD_KERNEL(rms_norm_backward_##SUFFIX, T, N, false, 1024) \

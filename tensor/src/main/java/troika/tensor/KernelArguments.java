@@ -38,7 +38,7 @@ public final class KernelArguments {
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
     }
 
-    public static void rmsNormBackward(Tensor gradOut, Tensor x, Tensor weight, Tensor rstd, @Nullable Tensor residual, Tensor gradX, Tensor gradWeight) {
+    public static void rmsNormBackward(Tensor gradOut, Tensor x, Tensor weight, Tensor rstd, @Nullable Tensor residual, Tensor gradX, Tensor gradWeight, @Nullable Tensor out) {
         Check check = new Check("rmsNormBackward")
                 .and("gradOut", gradOut)
                 .and("x", x)
@@ -46,13 +46,14 @@ public final class KernelArguments {
                 .and("rstd", rstd)
                 .and("residual", residual)
                 .and("gradX", gradX)
-                .and("gradWeight", gradWeight);
-        check.compute(x, weight, gradOut, gradX, residual).floats(rstd, gradWeight);
+                .and("gradWeight", gradWeight)
+                .and("out", out);
+        check.compute(x, weight, gradOut, gradX, residual, out).floats(rstd, gradWeight);
         check.that(
                 weight.elements() == x.columns() && gradWeight.elements() == x.columns(),
                 "weight and gradWeight have an element for each column of x");
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
-        check.sameShape(x, gradOut, gradX, residual);
+        check.sameShape(x, gradOut, gradX, residual, out);
     }
 
     public static void linear(Tensor x, Tensor weight, @Nullable Tensor residual, Tensor out) {
@@ -141,16 +142,18 @@ public final class KernelArguments {
                 gateUp.rows() == out.rows() && gateUp.columns() == 2 * out.columns(), "gateUp is twice as wide as out");
     }
 
-    public static void swigluBackward(Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+    public static void swigluBackward(Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         Check check = new Check("swigluBackward")
                 .and("gradOut", gradOut)
                 .and("gateUp", gateUp)
-                .and("gradGateUp", gradGateUp);
-        check.compute(gateUp, gradOut, gradGateUp);
+                .and("gradGateUp", gradGateUp)
+                .and("out", out);
+        check.compute(gateUp, gradOut, gradGateUp, out);
         check.that(
                 gateUp.rows() == gradOut.rows() && gateUp.columns() == 2 * gradOut.columns(),
                 "gateUp is twice as wide as gradOut");
         check.sameShape(gateUp, gradGateUp);
+        check.sameShape(gradOut, out);
     }
 
     public static void crossEntropy(Tensor logits, Tensor labels, Tensor scale, Tensor loss) {
