@@ -80,6 +80,12 @@ final class CpuDevice implements Device {
         return threads * SLOT_BYTES;
     }
 
+    /// Enough rows for fast products, few enough bytes to stay in cache.
+    @Override
+    public long logitsAtATime() {
+        return 1 << 21;
+    }
+
     @Override
     public Stream stream(String name, @Nullable Tensor workspace) {
         if (workspace == null) {

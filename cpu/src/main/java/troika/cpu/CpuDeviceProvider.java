@@ -23,8 +23,9 @@ public final class CpuDeviceProvider implements DeviceProvider {
     }
 
     /// @param specification the number of ranks; 1 where it is empty
+    /// @param deterministic makes no difference: there is one set of algorithms, and it is
     @Override
-    public List<Device> open(String specification) {
+    public List<Device> open(String specification, boolean deterministic) {
         int ranks = specification.isEmpty()
                 ? 1
                 : number(

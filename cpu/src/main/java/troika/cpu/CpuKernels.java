@@ -239,16 +239,17 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out) {
+    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         Check check = new Check("clipFactor")
                 .and("sumSquares", sumSquares)
                 .and("loss", loss)
+                .and("unscale", unscale)
                 .and("out", out);
-        check.floats(sumSquares, loss, out);
+        check.floats(sumSquares, loss, unscale, out);
         check.that(
-                sumSquares.elements() == 1 && loss.elements() == 1 && out.elements() == 2,
-                "sumSquares and loss have one element, out has two");
-        stream.enqueue(Optimizer.clipFactor(sumSquares, loss, maxNorm, out));
+                sumSquares.elements() == 1 && loss.elements() == 1 && unscale.elements() == 1 && out.elements() == 2,
+                "sumSquares, loss and unscale have one element, out has two");
+        stream.enqueue(Optimizer.clipFactor(sumSquares, loss, unscale, maxNorm, out));
     }
 
     @Override
@@ -265,7 +266,8 @@ final class CpuKernels implements Kernels {
             float beta1,
             float beta2,
             float epsilon,
-            float weightDecay) {
+            float weightDecay,
+            long first) {
         Check check = new Check("adamw")
                 .and("master", master)
                 .and("moment1", moment1)
@@ -282,7 +284,7 @@ final class CpuKernels implements Kernels {
                         && gradient.elements() == n
                         && weight.elements() == n,
                 "all have the same number of elements");
-        check.that(clip.elements() == 2 && scalars.elements() == 3, "clip has two elements, scalars has three");
+        check.that(clip.elements() == 2 && scalars.elements() == 4, "clip has two elements, scalars has four");
         check.that(decayed >= 0 && decayed <= n, "decayed is a number of the elements");
         stream.enqueue(Optimizer.adamw(
                 workers(stream),

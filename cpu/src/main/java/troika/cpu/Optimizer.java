@@ -60,13 +60,15 @@ final class Optimizer {
         return sum;
     }
 
-    static Runnable clipFactor(Tensor sumSquares, Tensor loss, float maxNorm, Tensor out) {
+    static Runnable clipFactor(Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         long sumAddress = sumSquares.address();
         long lossAddress = loss.address();
+        long unscaleAddress = unscale.address();
         long outAddress = out.address();
         return () -> {
-            float norm = (float) Math.sqrt(Vectors.getF32(sumAddress));
-            float factor = maxNorm == 0 ? 1 : Math.min(1, maxNorm / (norm + 1e-6f));
+            float scale = Vectors.getF32(unscaleAddress);
+            float norm = (float) Math.sqrt(Vectors.getF32(sumAddress)) * scale;
+            float factor = maxNorm == 0 ? scale : Math.min(1, maxNorm / (norm + 1e-6f)) * scale;
             boolean finite = Float.isFinite(norm) && Float.isFinite(Vectors.getF32(lossAddress));
             Vectors.putF32(outAddress, norm);
             Vectors.putF32(outAddress + 4, finite ? factor : Float.NaN);

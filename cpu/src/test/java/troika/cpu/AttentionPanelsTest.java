@@ -14,7 +14,7 @@ import troika.tensor.Tensor;
 
 class AttentionPanelsTest {
     private static final int SEQUENCE = 1300;
-    private static final AttentionShape SHAPE = new AttentionShape(1, SEQUENCE, 2, 1, 16);
+    private static final AttentionShape SHAPE = new AttentionShape(1, SEQUENCE, 2, 1, 16, true);
 
     private final CpuDevice device = new CpuDevice(0, 1, 2_000);
 

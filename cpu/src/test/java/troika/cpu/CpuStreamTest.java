@@ -169,7 +169,7 @@ class CpuStreamTest {
     @Test
     void launchesAllocateNothing() {
         com.sun.management.ThreadMXBean threads = (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
-        AttentionShape shape = new AttentionShape(1, 200, 2, 1, 32);
+        AttentionShape shape = new AttentionShape(1, 200, 2, 1, 32, true);
         Memory memory = device.allocate("m", 1 << 22);
         Memory scratch = device.allocate("w", device.workspaceBytes());
         Tensor qkv = memory.tensor(0, DType.BF16, Shape.of(200, 128));
@@ -215,12 +215,12 @@ class CpuStreamTest {
                 .filter(p -> p.kind().equals("cpu"))
                 .findFirst()
                 .orElseThrow();
-        List<Device> devices = provider.open("3");
+        List<Device> devices = provider.open("3", true);
         assertThat(devices).hasSize(3);
         assertThat(devices.get(2).name()).startsWith("cpu:2 (");
-        assertThat(provider.open("")).hasSize(1);
+        assertThat(provider.open("", true)).hasSize(1);
         for (String wrong : new String[] {"0", "-1", "x", "1.5", "99999"}) {
-            assertThatThrownBy(() -> provider.open(wrong))
+            assertThatThrownBy(() -> provider.open(wrong, true))
                     .isInstanceOf(UserException.class)
                     .hasMessageContaining("cpu:" + wrong);
         }

@@ -229,7 +229,7 @@ final class KernelCases {
     }
 
     private Case attention() {
-        AttentionShape shape = new AttentionShape(BATCH, SEQUENCE, HEADS, HEADS, HEAD_SIZE);
+        AttentionShape shape = new AttentionShape(BATCH, SEQUENCE, HEADS, HEADS, HEAD_SIZE, true);
         Tensor qkv = floats(BF16, TOKENS, 3 * HIDDEN);
         Tensor positions = positions();
         Tensor out = floats(BF16, TOKENS, HIDDEN);
@@ -242,7 +242,7 @@ final class KernelCases {
     }
 
     private Case attentionBackward() {
-        AttentionShape shape = new AttentionShape(BATCH, SEQUENCE, HEADS, HEADS, HEAD_SIZE);
+        AttentionShape shape = new AttentionShape(BATCH, SEQUENCE, HEADS, HEADS, HEAD_SIZE, true);
         Tensor gradOut = floats(BF16, TOKENS, HIDDEN);
         Tensor qkv = floats(BF16, TOKENS, 3 * HIDDEN);
         Tensor positions = positions();
@@ -262,7 +262,7 @@ final class KernelCases {
     }
 
     private Case attentionDecode() {
-        AttentionShape shape = new AttentionShape(1, 1, HEADS, HEADS, HEAD_SIZE);
+        AttentionShape shape = new AttentionShape(1, 1, HEADS, HEADS, HEAD_SIZE, false);
         Tensor qkv = floats(BF16, 1, 3 * HIDDEN);
         Tensor position = integers(1, 1);
         NativeMemory.ALL.set(ValueLayout.JAVA_INT, position.address(), CACHED - 1);
@@ -314,8 +314,10 @@ final class KernelCases {
     private Case clipFactor() {
         Tensor sum = floats(DType.F32, 1);
         Tensor loss = floats(DType.F32, 1);
+        Tensor unscale = fill(DType.F32, 1, 1);
         Tensor out = floats(DType.F32, 2);
-        return new Case(0, List.of(sum, loss), List.of(out), stream -> kernels.clipFactor(stream, sum, loss, 1, out));
+        return new Case(
+                0, List.of(sum, loss), List.of(out), stream -> kernels.clipFactor(stream, sum, loss, unscale, 1, out));
     }
 
     private Case adamw() {
@@ -326,7 +328,7 @@ final class KernelCases {
         Tensor weight = floats(BF16, PARAMETERS);
         Tensor clip = fill(DType.F32, 1, 2);
         // A learning rate that keeps the values in range, however often the call is made.
-        Tensor scalars = fill(DType.F32, 1e-6f, 3);
+        Tensor scalars = fill(DType.F32, 1e-6f, 4);
         return new Case(
                 0,
                 List.of(master, moment1, moment2, gradient),
@@ -344,7 +346,8 @@ final class KernelCases {
                         0.9f,
                         0.95f,
                         1e-8f,
-                        0.1f));
+                        0.1f,
+                        0));
     }
 
     private Case zero() {

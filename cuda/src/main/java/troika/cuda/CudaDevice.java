@@ -149,7 +149,8 @@ final class CudaDevice implements Device {
 
     /// The sentence that says what was wanted and what there is.
     ///
-    /// @param others the processes that use the card beside this one, in words, or null where that is not known
+    /// @param others the processes that use the card beside this one, in words, or null where that is not
+    /// known
     static String outOfMemory(
             String name, long bytes, String device, Driver.MemoryInfo memory, @Nullable String others) {
         return "The " + name + " needs " + gib(bytes) + " of memory on " + device + ", which has " + gib(memory.free())
@@ -202,7 +203,7 @@ final class CudaDevice implements Device {
         return WORKSPACE_BYTES;
     }
 
-    /// How many logits the head of the model computes at a time.
+    @Override
     public long logitsAtATime() {
         return LOGITS_AT_A_TIME;
     }
@@ -248,15 +249,14 @@ final class CudaDevice implements Device {
         }
     }
 
-    /// Gives something back. After a failure of the card all calls fail; those who met it first have reported it, and
-    /// closing must not hide it.
+    /// Gives something back. After a failure of the card all calls fail; those who met it first have
+    /// reported it, and closing must not hide it.
     void release(Runnable call) {
         try {
             bind();
             call.run();
         } catch (CudaException e) {
             // Nothing is lost: the process gives its context back when it ends.
-            return;
         }
     }
 

@@ -17,13 +17,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     }
 
     /// @param specification the card's number; 0 where it is empty
-    @Override
-    public List<Device> open(String specification) {
-        return open(specification, true);
-    }
-
-    /// @param specification the card's number; 0 where it is empty
     /// @param deterministic whether two runs must agree bit for bit
+    @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
         CudaLibraries.driver();
@@ -66,9 +61,7 @@ public final class CudaDeviceProvider implements DeviceProvider {
     static void requireCard(int ordinal, int count) {
         if (ordinal >= count) {
             throw new UserException("--devices cuda:" + ordinal + " names a card that is not there: the driver has "
-                    + (count == 0
-                            ? "none"
-                            : count == 1 ? "one, cuda:0" : count + ", cuda:0 to cuda:" + (count - 1))
+                    + (count == 0 ? "none" : count == 1 ? "one, cuda:0" : count + ", cuda:0 to cuda:" + (count - 1))
                     + visible(System.getenv("CUDA_VISIBLE_DEVICES")) + ".");
         }
     }
@@ -76,7 +69,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     static void requireCapability(int ordinal, String card, int capability) {
         if (capability < OLDEST_CAPABILITY) {
             throw new UserException("Card cuda:" + ordinal + " (" + card + ") has compute capability "
-                    + capability / 10 + "." + capability % 10 + ", and Troika needs 8.0 (Ampere) or newer: name another "
+                    + capability / 10 + "." + capability % 10
+                    + ", and Troika needs 8.0 (Ampere) or newer: name another "
                     + "card, or train with --devices cpu.");
         }
     }

@@ -2,7 +2,8 @@ package troika.cuda;
 
 import troika.tensor.Event;
 
-/// An event of the driver, without timing. One that was never recorded holds nobody up, as the driver has it too.
+/// An event of the driver, without timing. One that was never recorded holds nobody up, as the driver has
+/// it too.
 final class CudaEvent implements Event {
     private final CudaDevice device;
     private final long handle;

@@ -1,6 +1,7 @@
 package troika.cuda;
 
-/// A call of the driver, or of one of NVIDIA's libraries, that returned a failure. The message names the function.
+/// A call of the driver, or of one of NVIDIA's libraries, that returned a failure. The message names the
+/// function.
 final class CudaException extends RuntimeException {
     static final int INVALID_VALUE = 1;
     static final int OUT_OF_MEMORY = 2;

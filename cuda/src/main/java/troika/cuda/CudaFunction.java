@@ -20,19 +20,14 @@ final class CudaFunction {
         this.handle = handle;
     }
 
-    /// Enqueues on the stream, with a block of one dimension. A failure throws [CudaException] with all that was
-    /// launched.
+    /// Enqueues on the stream, with a block of one dimension. A failure throws [CudaException] with all
+    /// that was launched.
     ///
     /// @param sharedBytes dynamic shared memory of a block
-    /// @param arguments in the order of the kernel's parameters: Long = pointer or 64 bits, Integer = int, Float = float
+    /// @param arguments in the order of the kernel's parameters: Long for pointers and 64 bits, Integer for
+    /// int, Float for float
     void launch(
-            CudaStream stream,
-            long gridX,
-            long gridY,
-            long gridZ,
-            int blockX,
-            int sharedBytes,
-            Object... arguments) {
+            CudaStream stream, long gridX, long gridY, long gridZ, int blockX, int sharedBytes, Object... arguments) {
         device.bind();
         raiseSharedBytes(sharedBytes);
         MemorySegment parameters = stream.parameters(arguments.length);

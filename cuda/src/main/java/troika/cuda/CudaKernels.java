@@ -28,7 +28,16 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void rmsNormBackward(Stream stream, Tensor gradOut, Tensor x, Tensor weight, Tensor rstd, @Nullable Tensor residual, Tensor gradX, Tensor gradWeight, boolean accumulate) {
+    public void rmsNormBackward(
+            Stream stream,
+            Tensor gradOut,
+            Tensor x,
+            Tensor weight,
+            Tensor rstd,
+            @Nullable Tensor residual,
+            Tensor gradX,
+            Tensor gradWeight,
+            boolean accumulate) {
         throw new UnsupportedOperationException("rmsNormBackward");
     }
 
@@ -48,22 +57,33 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void rope(Stream stream, Tensor x, Tensor positions, Tensor table, int heads, int headSize, boolean inverse) {
+    public void rope(
+            Stream stream, Tensor x, Tensor positions, Tensor table, int heads, int headSize, boolean inverse) {
         throw new UnsupportedOperationException("rope");
     }
 
     @Override
-    public void attention(Stream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp) {
+    public void attention(
+            Stream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp) {
         throw new UnsupportedOperationException("attention");
     }
 
     @Override
-    public void attentionBackward(Stream stream, AttentionShape shape, Tensor gradOut, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp, Tensor gradQkv) {
+    public void attentionBackward(
+            Stream stream,
+            AttentionShape shape,
+            Tensor gradOut,
+            Tensor qkv,
+            Tensor positions,
+            Tensor out,
+            Tensor logSumExp,
+            Tensor gradQkv) {
         throw new UnsupportedOperationException("attentionBackward");
     }
 
     @Override
-    public void attentionDecode(Stream stream, AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out) {
+    public void attentionDecode(
+            Stream stream, AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out) {
         throw new UnsupportedOperationException("attentionDecode");
     }
 
@@ -78,7 +98,14 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void crossEntropy(Stream stream, Tensor logits, Tensor labels, Tensor scale, Tensor loss, boolean gradient, boolean accumulate) {
+    public void crossEntropy(
+            Stream stream,
+            Tensor logits,
+            Tensor labels,
+            Tensor scale,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate) {
         throw new UnsupportedOperationException("crossEntropy");
     }
 
@@ -88,12 +115,26 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out) {
+    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         throw new UnsupportedOperationException("clipFactor");
     }
 
     @Override
-    public void adamw(Stream stream, Tensor master, Tensor moment1, Tensor moment2, Tensor gradient, Tensor weight, Tensor clip, Tensor scalars, long decayed, float beta1, float beta2, float epsilon, float weightDecay) {
+    public void adamw(
+            Stream stream,
+            Tensor master,
+            Tensor moment1,
+            Tensor moment2,
+            Tensor gradient,
+            Tensor weight,
+            Tensor clip,
+            Tensor scalars,
+            long decayed,
+            float beta1,
+            float beta2,
+            float epsilon,
+            float weightDecay,
+            long first) {
         throw new UnsupportedOperationException("adamw");
     }
 

@@ -12,8 +12,9 @@ import troika.ffi.LibrarySearch.Found;
 import troika.ffi.NativeLibrary;
 import troika.tensor.UserException;
 
-/// NVIDIA's libraries on this machine, each found once. The driver, NVRTC and cuBLASLt are needed; cuDNN and NVML are
-/// used where they are there. Each method throws [UserException] where a library that is needed is missing.
+/// NVIDIA's libraries on this machine, each found once. The driver, NVRTC and cuBLASLt are needed; cuDNN
+/// and NVML are used where they are there. Each method throws [UserException] where a library that is
+/// needed is missing.
 final class CudaLibraries {
     private static final LibrarySearch SEARCH = LibrarySearch.ofSystem();
     private static final List<String> MAJORS = List.of("13", "12");
@@ -95,7 +96,9 @@ final class CudaLibraries {
         preloadBuiltins(nvrtcNames);
         Found nvrtc = load("NVRTC", remedy, nvrtcNames);
         Found cublasLt = load(
-                "cuBLASLt", remedy, majors.stream().map(m -> "libcublasLt.so." + m).toList());
+                "cuBLASLt",
+                remedy,
+                majors.stream().map(m -> "libcublasLt.so." + m).toList());
         present = new Toolkit(nvrtc, cublasLt);
         toolkit = present;
         return present;
@@ -108,8 +111,8 @@ final class CudaLibraries {
                 .toList();
     }
 
-    /// NVRTC opens this library by its name alone, which the system does not find in a folder of Python's; a library
-    /// of that name that is loaded already is taken.
+    /// NVRTC opens this library by its name alone, which the system does not find in a folder of Python's;
+    /// a library of that name that is loaded already is taken.
     private static void preloadBuiltins(List<String> nvrtcNames) {
         for (Path file : SEARCH.find(nvrtcNames).stream().limit(1).toList()) {
             try (DirectoryStream<Path> beside =
@@ -117,7 +120,6 @@ final class CudaLibraries {
                 beside.forEach(NativeLibrary::load);
             } catch (IOException | UnsatisfiedLinkError e) {
                 // NVRTC may find it by itself; if not, it says so.
-                continue;
             }
         }
     }

@@ -69,7 +69,8 @@ final class CudaStream implements Stream {
         return parameters;
     }
 
-    /// Unsupported: a card runs no function of the host; the collectives of several cards come with the layouts.
+    /// Unsupported: a card runs no function of the host; the collectives of several cards come with the
+    /// layouts.
     @Override
     public void enqueue(Runnable function) {
         throw new UnsupportedOperationException("stream " + name
@@ -150,7 +151,8 @@ final class CudaStream implements Stream {
         }
     }
 
-    /// Waits for its work and gives everything back, also after a failure, which those who synchronized know of.
+    /// Waits for its work and gives everything back, also after a failure, which those who synchronized
+    /// know of.
     @Override
     public void close() {
         if (closed) {

@@ -13,8 +13,8 @@ import java.util.HexFormat;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
-/// Bytes by key, kept between runs as files of one folder: compiled kernels, chosen algorithms. What cannot be read,
-/// is damaged or cannot be written is not there: the cache saves time and nothing depends on it.
+/// Bytes by key, kept between runs as files of one folder: compiled kernels, chosen algorithms. What cannot
+/// be read, is damaged or cannot be written is not there: the cache saves time and nothing depends on it.
 final class DiskCache {
     private static final int DIGEST_BYTES = 32;
 
@@ -84,7 +84,6 @@ final class DiskCache {
             }
         } catch (IOException e) {
             // Not kept; the next run works it out again.
-            return;
         }
     }
 

@@ -12,7 +12,8 @@ import java.lang.invoke.MethodHandle;
 import troika.ffi.Native;
 import troika.ffi.NativeMemory;
 
-/// The driver's API: functions as libcuda exports them, each checked. Handles and device addresses are longs.
+/// The driver's API: functions as libcuda exports them, each checked. Handles and device addresses are
+/// longs.
 ///
 /// Call [CudaLibraries#driver] first: it says in words where there is no driver.
 final class Driver {
@@ -40,8 +41,7 @@ final class Driver {
     private static final MethodHandle DEVICE_GET = handle("cuDeviceGet", JAVA_LONG, JAVA_INT);
     private static final MethodHandle DEVICE_NAME = handle("cuDeviceGetName", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle DEVICE_BUS = handle("cuDeviceGetPCIBusId", JAVA_LONG, JAVA_INT, JAVA_INT);
-    private static final MethodHandle DEVICE_ATTRIBUTE =
-            handle("cuDeviceGetAttribute", JAVA_LONG, JAVA_INT, JAVA_INT);
+    private static final MethodHandle DEVICE_ATTRIBUTE = handle("cuDeviceGetAttribute", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle DEVICE_BYTES = handle("cuDeviceTotalMem_v2", JAVA_LONG, JAVA_INT);
     private static final MethodHandle CONTEXT_RETAIN = handle("cuDevicePrimaryCtxRetain", JAVA_LONG, JAVA_INT);
     private static final MethodHandle CONTEXT_RELEASE = handle("cuDevicePrimaryCtxRelease_v2", JAVA_INT);
@@ -187,7 +187,8 @@ final class Driver {
         check("cuMemFreeHost", l(HOST_FREE, address));
     }
 
-    /// Copies between any two of device memory and host memory; asynchronous where the host memory is pinned.
+    /// Copies between any two of device memory and host memory; asynchronous where the host memory is
+    /// pinned.
     static void memcpyAsync(long to, long from, long bytes, long stream) {
         check("cuMemcpyAsync", llll(COPY, to, from, bytes, stream));
     }
@@ -311,9 +312,7 @@ final class Driver {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment copy = arena.allocate(image.length, 16);
             MemorySegment.copy(image, 0, copy, JAVA_BYTE, 0, image.length);
-            return created(
-                            "cuModuleLoadDataEx",
-                            out -> (int) MODULE_LOAD.invokeExact(out, copy.address(), 0, 0L, 0L))
+            return created("cuModuleLoadDataEx", out -> (int) MODULE_LOAD.invokeExact(out, copy.address(), 0, 0L, 0L))
                     .get(JAVA_LONG, 0);
         }
     }
@@ -346,20 +345,20 @@ final class Driver {
     }
 
     static int occupancy(long function, int block, long sharedBytes) {
-        return created(
-                        "cuOccupancyMaxActiveBlocksPerMultiprocessor",
-                        out -> (int) OCCUPANCY.invokeExact(out, function, block, sharedBytes))
+        return created("cuOccupancyMaxActiveBlocksPerMultiprocessor", out ->
+                        (int) OCCUPANCY.invokeExact(out, function, block, sharedBytes))
                 .get(JAVA_INT, 0);
     }
 
-    /// Launches a kernel with blocks of one dimension; returns the status, for the caller to say what it launched.
+    /// Launches a kernel with blocks of one dimension; returns the status, for the caller to say what it
+    /// launched.
     ///
     /// @param parameters the address of an array of the parameters' addresses
     static int launchKernel(
             long function, int gridX, int gridY, int gridZ, int block, int sharedBytes, long stream, long parameters) {
         try {
-            return (int) LAUNCH.invokeExact(
-                    function, gridX, gridY, gridZ, block, 1, 1, sharedBytes, stream, parameters, 0L);
+            return (int)
+                    LAUNCH.invokeExact(function, gridX, gridY, gridZ, block, 1, 1, sharedBytes, stream, parameters, 0L);
         } catch (Throwable e) {
             throw Native.failed("cuLaunchKernel", e);
         }

@@ -8,7 +8,8 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/// Compiles and loads the kernels of a card: sources by NVRTC on first use, their machine code kept on disk.
+/// Compiles and loads the kernels of a card: sources by NVRTC on first use, their machine code kept on
+/// disk.
 final class KernelLoader {
     private static final String FOLDER = "/troika/cuda/";
     private static final String PRELUDE = "common.cuh";
@@ -52,7 +53,8 @@ final class KernelLoader {
             try {
                 return Driver.moduleLoad(kept);
             } catch (CudaException e) {
-                // Machine code of another driver's time, say: it is made anew, and a failure that remains is thrown.
+                // Machine code of another driver's time, say: it is made anew, and a failure that remains
+                // is thrown.
                 kept = null;
             }
         }

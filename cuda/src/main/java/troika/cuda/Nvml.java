@@ -11,8 +11,8 @@ import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.NativeLibrary;
 
-/// What NVIDIA's management library knows of a card, for messages. Where the library, or an answer, is missing, so is
-/// the information; nothing here throws.
+/// What NVIDIA's management library knows of a card, for messages. Where the library, or an answer, is
+/// missing, so is the information; nothing here throws.
 final class Nvml {
     private static final int MOST_PROCESSES = 256;
     private static final int PROCESS_BYTES = 24;
@@ -34,8 +34,8 @@ final class Nvml {
         }
     }
 
-    /// How the card is connected, such as "PCIe 4.0 x8 (the card can 4.0 x16)"; null where it is not known. Idle cards
-    /// lower their generation.
+    /// How the card is connected, such as "PCIe 4.0 x8 (the card can 4.0 x16)"; null where it is not known.
+    /// Idle cards lower their generation.
     static @Nullable String link(String pciBusId) {
         try (Arena arena = Arena.ofConfined()) {
             long device = device(arena, pciBusId);
@@ -50,9 +50,9 @@ final class Nvml {
         }
     }
 
-    /// The other processes that use the card, such as "2 other processes use 3.10 GiB there: 4711, 4712"; null where
-    /// there is none, or where this process is not among those that the library lists (in a container, say), so that
-    /// the others cannot be told from it.
+    /// The other processes that use the card, such as "2 other processes use 3.10 GiB there: 4711, 4712";
+    /// null where there is none, or where this process is not among those that the library lists (in a
+    /// container, say), so that the others cannot be told from it.
     static @Nullable String otherProcesses(String pciBusId) {
         try (Arena arena = Arena.ofConfined()) {
             long device = device(arena, pciBusId);
@@ -86,7 +86,8 @@ final class Nvml {
         Map<Long, Long> others = new TreeMap<>(bytes);
         others.remove(self);
         long used = others.values().stream().mapToLong(Long::longValue).sum();
-        String ids = String.join(", ", others.keySet().stream().map(String::valueOf).toList());
+        String ids =
+                String.join(", ", others.keySet().stream().map(String::valueOf).toList());
         return others.size() + (others.size() == 1 ? " other process uses " : " other processes use ")
                 + (used == 0 ? "the card" : CudaDevice.gib(used) + " there") + ": " + ids;
     }
@@ -94,9 +95,7 @@ final class Nvml {
     private static long device(Arena arena, String pciBusId) {
         MemorySegment out = arena.allocate(JAVA_LONG);
         int status = call(
-                "nvmlDeviceGetHandleByPciBusId_v2",
-                arena.allocateFrom(pciBusId).address(),
-                out.address());
+                "nvmlDeviceGetHandleByPciBusId_v2", arena.allocateFrom(pciBusId).address(), out.address());
         return status == 0 ? out.get(JAVA_LONG, 0) : 0;
     }
 

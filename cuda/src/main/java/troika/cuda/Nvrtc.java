@@ -72,14 +72,13 @@ final class Nvrtc {
             MemorySegment program = arena.allocate(JAVA_LONG);
             long source = arena.allocateFrom(text).address();
             long file = arena.allocateFrom(name).address();
-            call(
-                    "nvrtcCreateProgram",
-                    () -> (int) CREATE.invokeExact(program.address(), source, file, 0, 0L, 0L));
+            call("nvrtcCreateProgram", () -> (int) CREATE.invokeExact(program.address(), source, file, 0, 0L, 0L));
             long handle = program.get(JAVA_LONG, 0);
             try {
                 MemorySegment list = arena.allocate(JAVA_LONG, options.size());
                 for (int i = 0; i < options.size(); i++) {
-                    list.setAtIndex(JAVA_LONG, i, arena.allocateFrom(options.get(i)).address());
+                    list.setAtIndex(
+                            JAVA_LONG, i, arena.allocateFrom(options.get(i)).address());
                 }
                 int status;
                 try {

@@ -3,8 +3,8 @@ package troika.cuda;
 import java.lang.foreign.MemorySegment;
 import troika.ffi.NativeMemory;
 
-/// Synchronous copies between any host memory and a card, through two pieces of pinned memory, so that the host copies
-/// one while the card copies the other.
+/// Synchronous copies between any host memory and a card, through two pieces of pinned memory, so that the
+/// host copies one while the card copies the other.
 final class Transfers {
     static final long PIECE_BYTES = 4L << 20;
 
@@ -48,8 +48,7 @@ final class Transfers {
             if (before >= 0) {
                 int half = half(before);
                 Driver.eventSynchronize(done[half]);
-                MemorySegment.copy(
-                        NativeMemory.ALL, address(half), to, before, Math.min(PIECE_BYTES, bytes - before));
+                MemorySegment.copy(NativeMemory.ALL, address(half), to, before, Math.min(PIECE_BYTES, bytes - before));
             }
         }
     }

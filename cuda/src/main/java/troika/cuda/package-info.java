@@ -1,5 +1,5 @@
-/// The CUDA device: NVIDIA cards through the driver's API, kernels compiled by NVRTC, matrix products by cuBLASLt and
-/// attention by cuDNN.
+/// The CUDA device: NVIDIA cards through the driver's API, kernels compiled by NVRTC, matrix products by
+/// cuBLASLt and attention by cuDNN.
 @NullMarked
 package troika.cuda;
 

@@ -17,9 +17,10 @@ import org.jspecify.annotations.Nullable;
 
 /// Finds libraries that are installed on a machine rather than brought by Troika, such as NVIDIA's.
 ///
-/// Searched are, in this order: the folder of the system property `troika.native.dir`, LD_LIBRARY_PATH, the cache of
-/// ldconfig, the usual folders of CUDA and of the system, and the `nvidia` packages of Python installations: those of
-/// python3 and python on the PATH, of VIRTUAL_ENV, CONDA_PREFIX, the user and the system. No Python is started.
+/// Searched are, in this order: the folder of the system property `troika.native.dir`, LD_LIBRARY_PATH, the
+/// cache of ldconfig, the usual folders of CUDA and of the system, and the `nvidia` packages of Python
+/// installations: those of python3 and python on the PATH, of VIRTUAL_ENV, CONDA_PREFIX, the user and the
+/// system. No Python is started.
 public final class LibrarySearch {
     private static final List<String> SYSTEM = List.of(
             "usr/lib/x86_64-linux-gnu",
@@ -63,8 +64,8 @@ public final class LibrarySearch {
     /// A library and where it was found.
     public record Found(NativeLibrary library, Path file) {}
 
-    /// Loads the first library that can be loaded, as [#find] orders them. Throws UnsatisfiedLinkError with one
-    /// sentence where there is none: what is missing, what to do and where it was searched for.
+    /// Loads the first library that can be loaded, as [#find] orders them. Throws UnsatisfiedLinkError with
+    /// one sentence where there is none: what is missing, what to do and where it was searched for.
     ///
     /// @param what the library in words, such as "cuBLASLt"
     /// @param remedy what the user can do, such as "install CUDA 13"
@@ -92,8 +93,8 @@ public final class LibrarySearch {
         throw error;
     }
 
-    /// All files of these names, none twice: those of the first name before those of the second, each in the order of
-    /// places.
+    /// All files of these names, none twice: those of the first name before those of the second, each in
+    /// the order of places.
     public List<Path> find(List<String> fileNames) {
         Set<Path> real = new LinkedHashSet<>();
         List<Path> files = new ArrayList<>();
@@ -205,8 +206,8 @@ public final class LibrarySearch {
                 for (String folder : paths("PATH")) {
                     Path file = Path.of(folder).resolve(program).toAbsolutePath();
                     if (Files.isExecutable(file)) {
-                        // A virtual environment's python is a link to the system's: its own packages lie beside the
-                        // link.
+                        // A virtual environment's python is a link to the system's: its own packages lie
+                        // beside the link.
                         addPrefix(prefixes, file);
                         addPrefix(prefixes, real(file));
                         break;
@@ -292,7 +293,7 @@ public final class LibrarySearch {
                     }
                 }
             } catch (IOException | UncheckedIOException e) {
-                continue;
+                // Not under this path: the next is tried.
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
                 return List.of();

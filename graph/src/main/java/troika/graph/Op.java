@@ -87,11 +87,11 @@ public sealed interface Op {
         }
     }
 
-    /// sumSquares, loss → out
+    /// sumSquares, loss, unscale → out
     record ClipFactor(float maxNorm) implements Op {}
 
     /// gradient, clip, scalars → master, moment1, moment2, weight (all updated)
-    record AdamW(long decayed, float beta1, float beta2, float epsilon, float weightDecay) implements Op {}
+    record AdamW(long decayed, float beta1, float beta2, float epsilon, float weightDecay, long first) implements Op {}
 
     /// → out
     record Zero() implements Op {}

@@ -23,10 +23,20 @@ public final class Trace {
         DECODE
     }
 
-    private final Mode mode;
+    /// Rows of a chunk of logits are a multiple of this.
+    private static final long CHUNK_UNIT = 64;
+
+    /// What a block is traced for.
+    ///
+    /// @param dtype the compute dtype
+    /// @param batch sequences of the microbatch
+    /// @param sequence tokens of each
+    /// @param packed whether documents may start anywhere in a sequence
+    /// @param logitsAtATime rows × vocabulary of the loss head's chunks, about
+    public record Settings(Mode mode, DType dtype, int batch, int sequence, boolean packed, long logitsAtATime) {}
+
+    private final Settings settings;
     private final DType dtype;
-    private final int batch;
-    private final int sequence;
     private final Map<String, Parameter> parameters;
     private int values;
     private final List<Node> nodes = new ArrayList<>();
@@ -34,21 +44,19 @@ public final class Trace {
     /// Gradients that the forward itself computes: the chunked loss.
     private final Map<Value, Value> gradients = new HashMap<>();
 
-    Trace(Mode mode, DType dtype, int batch, int sequence, Map<String, Parameter> parameters) {
-        this.mode = mode;
-        this.dtype = dtype;
-        this.batch = batch;
-        this.sequence = sequence;
+    Trace(Settings settings, Map<String, Parameter> parameters) {
+        this.settings = settings;
+        this.dtype = settings.dtype();
         this.parameters = parameters;
     }
 
     public Mode mode() {
-        return mode;
+        return settings.mode();
     }
 
     /// Tokens of the microbatch.
     public long tokens() {
-        return (long) batch * sequence;
+        return (long) settings.batch() * settings.sequence();
     }
 
     /// A weight of the block, in the compute dtype, by its name within the block.
@@ -89,16 +97,17 @@ public final class Trace {
     }
 
     public Value attention(Value qkv, Value positions, int heads, int keyValueHeads, int headSize) {
-        AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize);
+        AttentionShape shape = new AttentionShape(
+                settings.batch(), settings.sequence(), heads, keyValueHeads, headSize, settings.packed());
         Value out = local("attention", dtype, shape(tokens(), (long) heads * headSize));
-        Value logSumExp = local("logSumExp", DType.F32, shape(batch, heads, sequence));
+        Value logSumExp = local("logSumExp", DType.F32, shape(settings.batch(), heads, settings.sequence()));
         nodes.add(new Node(new Op.Attention(shape), List.of(qkv, positions), List.of(out, logSumExp)));
         return out;
     }
 
     public Value attentionDecode(
             Value qkv, Value position, Value keys, Value values, int heads, int keyValueHeads, int headSize) {
-        AttentionShape shape = new AttentionShape(1, 1, heads, keyValueHeads, headSize);
+        AttentionShape shape = new AttentionShape(1, 1, heads, keyValueHeads, headSize, false);
         Value out = local("attention", dtype, shape(1, (long) heads * headSize));
         nodes.add(new Node(new Op.AttentionDecode(shape), List.of(qkv, position), List.of(keys, values, out)));
         return out;
@@ -116,9 +125,11 @@ public final class Trace {
     /// @param labels I32 `[T]`
     /// @param scale F32 `[1]`
     /// @param loss F32 `[1]`, added to
-    public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss, long chunkRows) {
-        boolean training = mode == Mode.TRAIN;
+    public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss) {
+        boolean training = mode() == Mode.TRAIN;
         long rows = rows(x);
+        long chunks = Math.ceilDiv(rows, Math.max(CHUNK_UNIT, settings.logitsAtATime() / rows(weight)));
+        long chunkRows = Math.ceilDiv(rows, Math.max(1, chunks) * CHUNK_UNIT) * CHUNK_UNIT;
         @Nullable Value gradX = training ? local("gradNorm", dtype, x.shape()) : null;
         for (long start = 0; start < rows; start += chunkRows) {
             long count = Math.min(chunkRows, rows - start);

@@ -3,7 +3,6 @@ package troika.graph;
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
-import troika.tensor.DType;
 import troika.tensor.Shape;
 
 /// A block as lists of ops on symbolic values, for one shape of microbatch.
@@ -25,14 +24,13 @@ public record TracedBlock(
     /// Traces `block`, and derives its backward where the mode is training.
     ///
     /// @param inputShape of the block's input, null for the first block
-    public static TracedBlock of(
-            Block block, Trace.Mode mode, DType dtype, int batch, int sequence, @Nullable Shape inputShape) {
+    public static TracedBlock of(Block block, Trace.Settings settings, @Nullable Shape inputShape) {
         Map<String, Parameter> parameters = block.parameters();
-        Trace trace = new Trace(mode, dtype, batch, sequence, parameters);
+        Trace trace = new Trace(settings, parameters);
         @Nullable Value input = inputShape == null ? null : trace.blockInput(inputShape);
         @Nullable Value output = block.forward(trace, input);
         List<Node> forward = List.copyOf(trace.nodes());
-        if (mode != Trace.Mode.TRAIN) {
+        if (settings.mode() != Trace.Mode.TRAIN) {
             return new TracedBlock(forward, List.of(), List.of(), input, output, null, null);
         }
         @Nullable Value outputGradient = output == null ? null : trace.outputGradient(output);

@@ -10,7 +10,7 @@ import troika.tensor.Shape;
 
 class BackwardTest {
     private static TracedBlock trace(Block block, Trace.Mode mode) {
-        return TracedBlock.of(block, mode, DType.BF16, 2, 8, new Shape(16, Graphs.HIDDEN));
+        return TracedBlock.of(block, Graphs.settings(mode, DType.BF16), new Shape(16, Graphs.HIDDEN));
     }
 
     @Test
@@ -52,7 +52,8 @@ class BackwardTest {
 
     @Test
     void theHeadComputesItsGradientsChunkByChunk() {
-        TracedBlock head = trace(Graphs.head(10), Trace.Mode.TRAIN);
+        Trace.Settings settings = new Trace.Settings(Trace.Mode.TRAIN, DType.BF16, 2, 40, true, 64 * Graphs.WORDS);
+        TracedBlock head = TracedBlock.of(Graphs.head(), settings, new Shape(80, Graphs.HIDDEN));
         assertThat(Graphs.words(head.forward()))
                 .containsExactly(
                         "RmsNorm input norm → norm rstd",
@@ -67,16 +68,16 @@ class BackwardTest {
         assertThat(Graphs.words(head.backwardInput()))
                 .containsExactly("RmsNormBackward gradNorm input norm rstd - → ∂norm grad_input");
         assertThat(head.backwardWeight()).isEmpty();
-        assertThat(head.forward().get(1).outputs().getFirst().shape()).isEqualTo(new Shape(10, Graphs.WORDS));
-        assertThat(head.forward().get(5).outputs().getFirst().shape()).isEqualTo(new Shape(6, Graphs.WORDS));
-        assertThat(head.forward().get(5).input(0).rootOffset()).isEqualTo(10L * Graphs.HIDDEN);
+        assertThat(head.forward().get(1).outputs().getFirst().shape()).isEqualTo(new Shape(64, Graphs.WORDS));
+        assertThat(head.forward().get(5).outputs().getFirst().shape()).isEqualTo(new Shape(16, Graphs.WORDS));
+        assertThat(head.forward().get(5).input(0).rootOffset()).isEqualTo(64L * Graphs.HIDDEN);
         assertThat(head.output()).isNull();
         assertThat(head.outputGradient()).isNull();
     }
 
     @Test
     void evaluationHasNoGradients() {
-        TracedBlock head = trace(Graphs.head(16), Trace.Mode.EVALUATE);
+        TracedBlock head = trace(Graphs.head(), Trace.Mode.EVALUATE);
         assertThat(Graphs.words(head.forward()))
                 .containsExactly(
                         "RmsNorm input norm → norm rstd",

@@ -36,8 +36,12 @@ final class Graphs {
         });
     }
 
-    /// @param chunk rows of logits at a time
-    static Block head(long chunk) {
+    /// Settings of 2 sequences of 8 tokens.
+    static Trace.Settings settings(Trace.Mode mode, DType dtype) {
+        return new Trace.Settings(mode, dtype, 2, 8, true, 1 << 20);
+    }
+
+    static Block head() {
         Map<String, Parameter> parameters = new LinkedHashMap<>();
         parameters.put("norm", new Parameter("norm", new Shape(HIDDEN), false, 0));
         parameters.put("weight", new Parameter("weight", new Shape(WORDS, HIDDEN), true, 0.02));
@@ -48,8 +52,7 @@ final class Graphs {
                     trace.parameter("weight"),
                     trace.global("labels", DType.I32, new Shape(trace.tokens())),
                     trace.global("scale", DType.F32, new Shape(1)),
-                    trace.global("loss", DType.F32, new Shape(1)),
-                    chunk);
+                    trace.global("loss", DType.F32, new Shape(1)));
             return null;
         });
     }

@@ -26,7 +26,7 @@ class OpTest {
 
     @Test
     void attentionCountsHalfOfItsSquare() {
-        AttentionShape shape = new AttentionShape(2, 16, 4, 2, 8);
+        AttentionShape shape = new AttentionShape(2, 16, 4, 2, 8, true);
         // Two products of 2 · 16 · 16 · 8 operations for each of 2 · 4 heads, half of them masked.
         long forward = 2 * 2 * 16 * 16 * 8 * 2 * 4 / 2;
         assertThat(new Op.Attention(shape).flops(List.of(), List.of())).isEqualTo(forward);
@@ -41,8 +41,8 @@ class OpTest {
 
     @Test
     void aTrainedLayerTakesThreeTimesItsForward() {
-        TracedBlock layer =
-                TracedBlock.of(Graphs.layer(), Trace.Mode.TRAIN, DType.F32, 2, 8, new Shape(16, Graphs.HIDDEN));
+        TracedBlock layer = TracedBlock.of(
+                Graphs.layer(), Graphs.settings(Trace.Mode.TRAIN, DType.F32), new Shape(16, Graphs.HIDDEN));
         long products = 2 * 16 * (16 * 8 + 8 * 8 + 24 * 8 + 12 * 8);
         long attention = 2 * 2 * 2 * 8 * 8 * 4;
         assertThat(flops(layer.forward())).isEqualTo(products + attention);

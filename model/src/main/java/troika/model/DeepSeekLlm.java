@@ -18,8 +18,6 @@ import troika.tensor.Shape;
 public final class DeepSeekLlm {
     /// `initializer_range` of DeepSeek LLM's own config.json, and the default of Hugging Face.
     private static final double INITIAL_DEVIATION = 0.02;
-    /// Logits computed at a time. Enough rows for fast products, few enough bytes to stay in cache.
-    private static final long LOGITS_CHUNK = 1 << 21;
 
     private DeepSeekLlm() {}
 
@@ -172,14 +170,12 @@ public final class DeepSeekLlm {
                 return trace.linear(normed, head, null, "logits");
             }
             Shape scalar = new Shape(1);
-            long rows = Math.max(64, LOGITS_CHUNK / config.vocabSize() / 64 * 64);
             trace.lossHead(
                     normed,
                     head,
                     inputs(trace, "labels"),
                     trace.global("scale", DType.F32, scalar),
-                    trace.global("loss", DType.F32, scalar),
-                    rows);
+                    trace.global("loss", DType.F32, scalar));
             return null;
         }
     }

@@ -27,7 +27,7 @@ public final class Compiler {
     private final Shares microbatches;
     private final Map<TraceKey, TracedBlock> traces = new HashMap<>();
 
-    private record TraceKey(String kind, Trace.Mode mode, int batch, int sequence) {}
+    private record TraceKey(String kind, Trace.Settings settings) {}
 
     public Compiler(Model model, Layout layout, PlanOptions options) {
         this.model = model;
@@ -111,9 +111,10 @@ public final class Compiler {
     /// The block, traced on the shape of its input tensor (-1 for none).
     TracedBlock trace(Block block, Trace.Mode mode, int batch, int sequence, RankBuilder builder, int input) {
         @Nullable Shape shape = input < 0 ? null : builder.tensors().get(input).shape();
+        Trace.Settings settings =
+                new Trace.Settings(mode, options.dtype(), batch, sequence, options.packed(), options.logitsAtATime());
         return traces.computeIfAbsent(
-                new TraceKey(block.kind(), mode, batch, sequence),
-                _ -> TracedBlock.of(block, mode, options.dtype(), batch, sequence, shape));
+                new TraceKey(block.kind(), settings), _ -> TracedBlock.of(block, settings, shape));
     }
 
     private void emitEvaluation(RankTensors tensors, RankBuilder builder) {

@@ -10,8 +10,11 @@ import troika.tensor.DType;
 /// @param zeroStage 0: everything replicated; 1: optimizer states sharded; 2: gradients too
 /// @param recompute whether a decoder layer's activations are computed again in the backward instead of
 /// stored
+/// @param packed whether documents may start anywhere in a sequence
+/// @param moments the dtype of AdamW's moments, F32 or BF16
 /// @param maxGradNorm 0: no clipping
 /// @param workspaceBytes of each stream that runs kernels
+/// @param logitsAtATime rows × vocabulary of the loss head's chunks, about
 public record PlanOptions(
         DType dtype,
         int sequence,
@@ -19,9 +22,12 @@ public record PlanOptions(
         int accumulation,
         int zeroStage,
         boolean recompute,
+        boolean packed,
+        DType moments,
         float beta1,
         float beta2,
         float epsilon,
         float weightDecay,
         float maxGradNorm,
-        long workspaceBytes) {}
+        long workspaceBytes,
+        long logitsAtATime) {}

@@ -18,9 +18,9 @@ import troika.tensor.Shape;
 /// are sharded, over this rank's shard of it; `host tokens 0`, `host labels 0`, `host positions 0`, … by
 /// microbatch, `host scalars` and `host report` are what the host writes and reads.
 final class RankTensors {
-    /// The scalars of a step, uploaded together: learning rate and bias corrections, as AdamW reads
-    /// them, then the loss scale.
-    private static final int SCALARS = 4;
+    /// The scalars of a step, uploaded together: learning rate, bias corrections and seed, as AdamW reads
+    /// them, then what the loss is multiplied by and the inverse of the loss scale.
+    private static final int SCALARS = 6;
 
     private static final List<String> BATCH_INPUTS = List.of("tokens", "labels", "positions");
     private static final List<String> DECODING_INPUTS = List.of("tokens", "positions");
@@ -99,8 +99,8 @@ final class RankTensors {
             } else {
                 builder.allocate("master:" + group.name(), TensorSpec.Role.MASTER_WEIGHTS, false, DType.F32, shard);
             }
-            builder.allocate("moment1:" + group.name(), TensorSpec.Role.MOMENTS, false, DType.F32, shard);
-            builder.allocate("moment2:" + group.name(), TensorSpec.Role.MOMENTS, false, DType.F32, shard);
+            builder.allocate("moment1:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), shard);
+            builder.allocate("moment2:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), shard);
             builder.allocate(
                     "gradients:" + group.name(),
                     TensorSpec.Role.GRADIENTS,
@@ -114,8 +114,9 @@ final class RankTensors {
         globals.put("loss", builder.slice(stats, "loss", 1, DType.F32, new Shape(1)));
         device("clip", DType.F32, new Shape(2));
         int scalars = device("scalars", DType.F32, new Shape(SCALARS));
-        builder.slice(scalars, "optimizer", 0, DType.F32, new Shape(3));
-        globals.put("scale", builder.slice(scalars, "scale", 3, DType.F32, new Shape(1)));
+        builder.slice(scalars, "optimizer", 0, DType.F32, new Shape(4));
+        globals.put("scale", builder.slice(scalars, "scale", 4, DType.F32, new Shape(1)));
+        builder.slice(scalars, "unscale", 5, DType.F32, new Shape(1));
         host("host scalars", DType.F32, new Shape(SCALARS));
         int report = host("host report", DType.F32, new Shape(4));
         builder.slice(report, "host stats", 0, DType.F32, new Shape(2));

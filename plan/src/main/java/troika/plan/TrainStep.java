@@ -234,7 +234,9 @@ final class TrainStep {
                 Instruction.Kind.NORM,
                 Lane.COMPUTE,
                 List.of(new Call(
-                        new Op.ClipFactor(options.maxGradNorm()), List.of(sum, builder.find("loss")), List.of(clip))));
+                        new Op.ClipFactor(options.maxGradNorm()),
+                        List.of(sum, builder.find("loss"), builder.find("unscale")),
+                        List.of(clip))));
         builder.emit(
                 Instruction.Kind.REPORT,
                 Lane.DOWNLOAD,
@@ -252,6 +254,9 @@ final class TrainStep {
         long size = sharded ? group.elements() / shards : group.elements();
         long start = sharded ? tensors.rank() * size : 0;
         long decayed = Math.clamp(group.decayed() - start, 0, size);
+        long first = tensors.groups().subList(0, group.index()).stream()
+                .mapToLong(before -> before.elements())
+                .sum();
         builder.emit(
                 Instruction.Kind.UPDATE,
                 Lane.COMPUTE,
@@ -260,7 +265,12 @@ final class TrainStep {
                 -1,
                 List.of(new Call(
                         new Op.AdamW(
-                                decayed, options.beta1(), options.beta2(), options.epsilon(), options.weightDecay()),
+                                decayed,
+                                options.beta1(),
+                                options.beta2(),
+                                options.epsilon(),
+                                options.weightDecay(),
+                                first + start),
                         List.of(own, builder.find("clip"), builder.find("optimizer")),
                         List.of(
                                 builder.find("master:" + group.name()),

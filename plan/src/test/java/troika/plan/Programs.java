@@ -70,7 +70,21 @@ final class Programs {
 
     static PlanOptions options(DType dtype, int batch, int accumulation, int zeroStage, boolean recompute) {
         return new PlanOptions(
-                dtype, 8, batch, accumulation, zeroStage, recompute, 0.9f, 0.95f, 1e-8f, 0.1f, 1f, WORKSPACE);
+                dtype,
+                8,
+                batch,
+                accumulation,
+                zeroStage,
+                recompute,
+                true,
+                DType.F32,
+                0.9f,
+                0.95f,
+                1e-8f,
+                0.1f,
+                1f,
+                WORKSPACE,
+                4096);
     }
 
     static Model model(boolean tied) {

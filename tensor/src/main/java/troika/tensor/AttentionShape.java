@@ -7,7 +7,9 @@ package troika.tensor;
 /// @param heads query heads
 /// @param keyValueHeads a divisor of heads
 /// @param headSize the size of a query, key or value head
-public record AttentionShape(int batch, int sequence, int heads, int keyValueHeads, int headSize) {
+/// @param packed whether documents may start anywhere in a sequence, as positions say; otherwise each
+/// sequence is one document, and a device need not read the positions
+public record AttentionShape(int batch, int sequence, int heads, int keyValueHeads, int headSize, boolean packed) {
     public float scale() {
         return (float) (1 / Math.sqrt(headSize));
     }

@@ -20,6 +20,9 @@ public interface Device extends AutoCloseable {
     /// The bytes of scratch memory that a stream which runs kernels needs, whatever the shapes.
     long workspaceBytes();
 
+    /// How many logits, rows × vocabulary, the loss is best computed of at a time.
+    long logitsAtATime();
+
     /// A stream. One that runs kernels gets its workspace here, of [#workspaceBytes] bytes, from the rank's arena.
     Stream stream(String name, @Nullable Tensor workspace);
 

@@ -7,8 +7,11 @@ public interface DeviceProvider {
     /// The word before the colon in `--devices cpu:3`.
     String kind();
 
-    /// Opens a device for each rank. `specification` is what follows the colon, such as "3"; empty
-    /// for the default. Throws [UserException] where the specification is wrong or the devices
-    /// cannot be had.
-    List<Device> open(String specification);
+    /// Opens a device for each rank. Throws [UserException] where the specification is wrong or the
+    /// devices cannot be had.
+    ///
+    /// @param specification what follows the colon, such as "3"; empty for the default
+    /// @param deterministic whether every result must be the same, bit for bit, on every call with the
+    /// same arguments
+    List<Device> open(String specification, boolean deterministic);
 }

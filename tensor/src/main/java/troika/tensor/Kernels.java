@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
 ///
 /// Notation: T tokens of a microbatch (batch × sequence, flattened), H hidden size, V vocabulary, Q and K
 /// query and key-value heads, D head size, F intermediate size, N and K outputs and inputs of a matrix
-/// product. "Compute dtype" is F32 or BF16, the same for all such arguments of one call; arithmetic inside
+/// product. "Compute dtype" is F32, BF16 or F16, the same for all such arguments of one call; arithmetic inside
 /// is in fp32, and sums that cross many elements are at least fp32. Every result is the same, bit for bit,
 /// on every call with the same arguments on the same machine. Gradients of weights are F32; `accumulate`
 /// adds to what is there, otherwise it is overwritten. No argument may overlap another unless said.
@@ -159,26 +159,36 @@ public interface Kernels {
     /// @param out F32 `[1]`
     void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate);
 
-    /// norm = √sumSquares; factor = min(1, maxNorm / (norm + 1e-6)), or 1 where maxNorm is 0; NaN
-    /// where the norm or the loss is not finite, which makes [#adamw] change nothing.
+    /// norm = √sumSquares · unscale; factor = min(1, maxNorm / (norm + 1e-6)) · unscale, or unscale where
+    /// maxNorm is 0; NaN where the norm or the loss is not finite, which makes [#adamw] change nothing.
     ///
-    /// @param sumSquares F32 `[1]`
+    /// @param sumSquares F32 `[1]`, of gradients of a loss that was scaled
     /// @param loss F32 `[1]`
+    /// @param unscale F32 `[1]`: 1 / loss scale
     /// @param out F32 `[2]`: norm, factor
-    void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, float maxNorm, Tensor out);
+    void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out);
 
     /// AdamW (Loshchilov & Hutter 2019) over flat memory, in PyTorch's order: with g = factor · gradient,
     /// p −= lr · decay · p (only the first `decayed` elements); m = β₁m + (1 − β₁)g; v = β₂v + (1 − β₂)g²;
     /// p −= lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε). The result goes to `master` and, rounded, to
     /// `weight`.
     ///
+    /// Moments in BF16 are rounded stochastically, since to nearest they would stop moving: the
+    /// float's bits plus 16 random ones, shifted right by 16 (values that are not finite are cut off
+    /// instead). The random bits of element i are the low half, for m, and the high half, for v, of
+    /// mix(mix(low(first + i) ⊕ seed) + high(first + i)), where low and high are halves of the 64 bits
+    /// and mix is Wellons' lowbias32 (2018): x ⊕= x ≫ 16; x ·= 0x7feb352d; x ⊕= x ≫ 15;
+    /// x ·= 0x846ca68b; x ⊕= x ≫ 16. They depend on the step and the element, not on the layout.
+    ///
     /// @param master F32 `[n]`
-    /// @param moment1 F32 `[n]`
-    /// @param moment2 F32 `[n]`
+    /// @param moment1 F32 or BF16 `[n]`
+    /// @param moment2 `[n]` of the dtype of moment1
     /// @param gradient F32 `[n]`
     /// @param weight `[n]` of the compute dtype; where that is F32 it may be master itself
     /// @param clip F32 `[2]`, as [#clipFactor] writes it; nothing changes where the factor is NaN
-    /// @param scalars F32 `[3]`: lr, 1 / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ)
+    /// @param scalars F32 `[4]`: lr, 1 / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ), and the step's seed, the bits of an
+    /// int
+    /// @param first the number of the first element among all that the model has
     void adamw(
             Stream stream,
             Tensor master,
@@ -192,7 +202,8 @@ public interface Kernels {
             float beta1,
             float beta2,
             float epsilon,
-            float weightDecay);
+            float weightDecay,
+            long first);
 
     // Memory.
 

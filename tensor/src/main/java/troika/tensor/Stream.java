@@ -15,7 +15,8 @@ public interface Stream extends AutoCloseable {
     void await(Event event);
 
     /// Work enqueued from here to [#endCapture] is not run but kept, to be launched again and again at the same
-    /// addresses.
+    /// addresses. A capture may time algorithms on the memory of the tensors it is given and leaves zeros
+    /// there: it comes before anything is loaded.
     void beginCapture();
 
     /// Ends a capture and returns what was kept.

@@ -35,7 +35,7 @@ interface AttentionContract extends FixtureHolder {
         "BF16, 1, 1100, 2, 1, 32"
     })
     default void attention(DType dtype, int batch, int sequence, int heads, int keyValueHeads, int headSize) {
-        AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize);
+        AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize, true);
         check(dtype, shape, positions(shape, 1, 17, 64, 2));
         fixture().clear();
         check(dtype, shape, positions(shape, sequence));
@@ -73,8 +73,8 @@ interface AttentionContract extends FixtureHolder {
     @CsvSource({"F32, 6, 2, 16", "BF16, 4, 1, 64", "F32, 3, 3, 128"})
     default void decodingGivesTheRowsOfAttention(DType dtype, int heads, int keyValueHeads, int headSize) {
         int sequence = 19;
-        AttentionShape whole = new AttentionShape(1, sequence, heads, keyValueHeads, headSize);
-        AttentionShape one = new AttentionShape(1, 1, heads, keyValueHeads, headSize);
+        AttentionShape whole = new AttentionShape(1, sequence, heads, keyValueHeads, headSize, true);
+        AttentionShape one = new AttentionShape(1, 1, heads, keyValueHeads, headSize, false);
         int outColumns = heads * headSize;
         int keyColumns = keyValueHeads * headSize;
         double[] rows = fixture().gaussians((long) sequence * whole.qkvColumns(), 1);

@@ -26,22 +26,26 @@ interface OptimizerContract extends FixtureHolder {
 
     @ParameterizedTest
     @CsvSource({
-        "16, 2, 1, 4, 0.25",
-        "16, 2, 0, 4, 1",
-        "16, 2, 5, 4, 1",
-        "NaN, 2, 1, NaN, NaN",
-        "Infinity, 2, 1, Infinity, NaN",
-        "Infinity, 2, 0, Infinity, NaN",
-        "16, NaN, 1, 4, NaN",
-        "16, Infinity, 5, 4, NaN",
-        "0, 2, 1, 0, 1"
+        "16, 2, 1, 1, 4, 0.25",
+        "16, 2, 1, 0, 4, 1",
+        "16, 2, 1, 5, 4, 1",
+        "16, 2, 0.5, 1, 2, 0.25",
+        "16, 2, 0.125, 1, 0.5, 0.125",
+        "16, 2, 0.25, 0, 1, 0.25",
+        "NaN, 2, 1, 1, NaN, NaN",
+        "Infinity, 2, 1, 1, Infinity, NaN",
+        "Infinity, 2, 1, 0, Infinity, NaN",
+        "16, NaN, 1, 1, 4, NaN",
+        "16, Infinity, 1, 5, 4, NaN",
+        "0, 2, 1, 1, 0, 1"
     })
-    default void clipFactor(double sum, double lossValue, float maxNorm, double norm, double factor) {
+    default void clipFactor(double sum, double lossValue, double scale, float maxNorm, double norm, double factor) {
+        Tensor unscale = fixture().floats(scale);
         Tensor sumSquares = fixture().floats(sum);
         Tensor loss = fixture().floats(lossValue);
         Tensor out = fixture().poisoned(DType.F32, 2);
 
-        fixture().run((kernels, stream) -> kernels.clipFactor(stream, sumSquares, loss, maxNorm, out));
+        fixture().run((kernels, stream) -> kernels.clipFactor(stream, sumSquares, loss, unscale, maxNorm, out));
 
         double[] actual = fixture().read(out);
         assertThat(Double.valueOf(actual[0])).isEqualTo(Double.valueOf(norm));
@@ -69,7 +73,7 @@ interface OptimizerContract extends FixtureHolder {
         fixture().write(moment2, new double[n]);
         Tensor gradient = fixture().poisoned(DType.F32, n);
         Tensor clip = fixture().floats(7, 0.3);
-        Tensor scalars = fixture().poisoned(DType.F32, 3);
+        Tensor scalars = fixture().poisoned(DType.F32, 4);
         Oracle.AdamW settings = new Oracle.AdamW(0.01f, 0.9f, 0.95f, 1e-8f, 0.1f);
         double[] expected = fixture().read(master);
         double[] expected1 = new double[n];
@@ -79,7 +83,7 @@ interface OptimizerContract extends FixtureHolder {
             fixture().write(gradient, fixture().gaussians(n, 0.1));
             double correction1 = 1 - Math.pow(settings.beta1(), step);
             double correction2 = Math.sqrt(1 - Math.pow(settings.beta2(), step));
-            fixture().write(scalars, new double[] {settings.learningRate(), 1 / correction1, 1 / correction2});
+            fixture().write(scalars, new double[] {settings.learningRate(), 1 / correction1, 1 / correction2, 0});
             double[] g = fixture().read(gradient);
             Oracle.adamw(expected, expected1, expected2, g, factor, step, decayed, settings);
 
@@ -97,7 +101,8 @@ interface OptimizerContract extends FixtureHolder {
                             settings.beta1(),
                             settings.beta2(),
                             settings.epsilon(),
-                            settings.weightDecay()));
+                            settings.weightDecay(),
+                            0));
         }
 
         fixture().assertClose(DType.F32, master, expected);
@@ -127,7 +132,7 @@ interface OptimizerContract extends FixtureHolder {
                 noGradient ? fixture().poisoned(DType.F32, 103) : fixture().normal(DType.F32, 103);
         Tensor weight = fixture().normal(DType.BF16, 103);
         Tensor clip = fixture().floats(1, Double.NaN);
-        Tensor scalars = fixture().floats(0.1, 2, 2);
+        Tensor scalars = fixture().floats(0.1, 2, 2, 0);
         double[][] before = {
             fixture().read(master),
             fixture().read(moment1),
@@ -137,8 +142,8 @@ interface OptimizerContract extends FixtureHolder {
 
         fixture()
                 .run((kernels, stream) -> kernels.adamw(
-                        stream, master, moment1, moment2, gradient, weight, clip, scalars, 50, 0.9f, 0.95f, 1e-8f,
-                        0.1f));
+                        stream, master, moment1, moment2, gradient, weight, clip, scalars, 50, 0.9f, 0.95f, 1e-8f, 0.1f,
+                        0));
 
         assertThat(fixture().read(master)).containsExactly(before[0]);
         assertThat(fixture().read(moment1)).containsExactly(before[1]);
@@ -176,11 +181,12 @@ interface OptimizerContract extends FixtureHolder {
         Tensor gradient = fixture().floats(new double[n]);
         Tensor weight = fixture().poisoned(DType.BF16, n);
         Tensor clip = fixture().floats(0, 1);
-        Tensor scalars = fixture().floats(0, 1, 1);
+        Tensor scalars = fixture().floats(0, 1, 1, 0);
 
         fixture()
                 .run((kernels, stream) -> kernels.adamw(
-                        stream, master, zeros1, zeros2, gradient, weight, clip, scalars, 0, 0.9f, 0.95f, 1e-8f, 0.1f));
+                        stream, master, zeros1, zeros2, gradient, weight, clip, scalars, 0, 0.9f, 0.95f, 1e-8f, 0.1f,
+                        0));
 
         double[] rounded = fixture().read(weight);
         assertThat(rounded).startsWith(1, 0x1.04p0, 0x1.02p0, 1, -1, -0x1.04p0, 0x1.fep0, 2);

@@ -58,7 +58,7 @@ final class OracleTest {
 
     @Test
     void attention() {
-        AttentionShape shape = new AttentionShape(2, 4, 4, 2, 3);
+        AttentionShape shape = new AttentionShape(2, 4, 4, 2, 3, true);
         int[] positions = {0, 1, 2, 3, 0, 1, 0, 1};
         double[] qkv = normal(8 * shape.qkvColumns());
         double[] gradOut = normal(8 * 12);
@@ -71,7 +71,7 @@ final class OracleTest {
 
     @Test
     void attentionToOneKeyGivesItsValue() {
-        AttentionShape shape = new AttentionShape(1, 2, 2, 1, 2);
+        AttentionShape shape = new AttentionShape(1, 2, 2, 1, 2, true);
         double[] qkv = normal(2 * shape.qkvColumns());
         double[] out = Oracle.attention(shape, qkv, new int[] {0, 0}).out();
         assertThat(out)

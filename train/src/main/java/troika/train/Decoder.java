@@ -31,7 +31,22 @@ final class Decoder implements AutoCloseable {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
-        PlanOptions options = new PlanOptions(dtype, 1, 1, 1, 0, false, 0, 0, 0, 0, 0, device.workspaceBytes());
+        PlanOptions options = new PlanOptions(
+                dtype,
+                1,
+                1,
+                1,
+                0,
+                false,
+                false,
+                DType.F32,
+                0,
+                0,
+                0,
+                0,
+                0,
+                device.workspaceBytes(),
+                device.logitsAtATime());
         Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
@@ -48,7 +63,7 @@ final class Decoder implements AutoCloseable {
     static Decoder open(Path folder, String deviceName, int positions, DType dtype) {
         ModelConfig config = ModelConfig.read(folder);
         try (ModelWeights weights = ModelWeights.open(folder)) {
-            List<Device> devices = DeviceFinder.open(deviceName);
+            List<Device> devices = DeviceFinder.open(deviceName, true);
             if (devices.size() != 1) {
                 devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + deviceName + ": give --devices cpu:1.");

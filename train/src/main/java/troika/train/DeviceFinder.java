@@ -11,13 +11,14 @@ final class DeviceFinder {
     private DeviceFinder() {}
 
     /// @param devices such as "cpu:3"
+    /// @param deterministic as [DeviceProvider#open] has it
     /// @return one device a rank
-    static List<Device> open(String devices) {
+    static List<Device> open(String devices, boolean deterministic) {
         int colon = devices.indexOf(':');
         String kind = colon < 0 ? devices : devices.substring(0, colon);
         for (DeviceProvider provider : ServiceLoader.load(DeviceProvider.class)) {
             if (provider.kind().equals(kind)) {
-                return provider.open(colon < 0 ? "" : devices.substring(colon + 1));
+                return provider.open(colon < 0 ? "" : devices.substring(colon + 1), deterministic);
             }
         }
         throw new UserException("There is no device of kind " + kind + " in this build: give --devices cpu:N.");

@@ -70,13 +70,17 @@ final class Feed {
     ///
     /// @param correction1 1 / (1 − β₁ᵗ)
     /// @param correction2 1 / √(1 − β₂ᵗ)
-    /// @param lossScale 1 / target tokens
-    void scalars(double learningRate, double correction1, double correction2, double lossScale) {
+    /// @param seed of the step's stochastic rounding
+    /// @param scale what losses are multiplied by: loss scale / target tokens
+    /// @param unscale 1 / loss scale
+    void scalars(double learningRate, double correction1, double correction2, int seed, double scale, double unscale) {
         for (MemorySegment segment : scalars) {
             segment.setAtIndex(ValueLayout.JAVA_FLOAT, 0, (float) learningRate);
             segment.setAtIndex(ValueLayout.JAVA_FLOAT, 1, (float) correction1);
             segment.setAtIndex(ValueLayout.JAVA_FLOAT, 2, (float) correction2);
-            segment.setAtIndex(ValueLayout.JAVA_FLOAT, 3, (float) lossScale);
+            segment.setAtIndex(ValueLayout.JAVA_INT, 3, seed);
+            segment.setAtIndex(ValueLayout.JAVA_FLOAT, 4, (float) scale);
+            segment.setAtIndex(ValueLayout.JAVA_FLOAT, 5, (float) unscale);
         }
     }
 

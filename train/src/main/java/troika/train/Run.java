@@ -35,6 +35,7 @@ import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
+import troika.train.data.SplitMix;
 import troika.train.engine.Engine;
 
 /// One training run: opens everything that the options name, so that mistakes show before anything is
@@ -96,7 +97,7 @@ final class Run implements AutoCloseable {
             }
             schedule = options.schedule(totalSteps);
             model = DeepSeekLlm.of(config, options.sequenceLength());
-            devices = DeviceFinder.open(options.devices());
+            devices = DeviceFinder.open(options.devices(), options.deterministic());
             opened.push(() -> devices.forEach(Device::close));
             TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
             dump(plan);
@@ -148,12 +149,15 @@ final class Run implements AutoCloseable {
                 options.batch().accumulation(),
                 options.zeroStage(),
                 options.recompute() == Recompute.LAYER,
+                data.packed(),
+                DType.F32,
                 (float) options.adamBeta1(),
                 (float) options.adamBeta2(),
                 (float) options.adamEpsilon(),
                 (float) options.weightDecay(),
                 (float) options.maxGradNorm(),
-                devices.getFirst().workspaceBytes());
+                devices.getFirst().workspaceBytes(),
+                devices.getFirst().logitsAtATime());
     }
 
     private void dump(TrainingPlan plan) {
@@ -260,7 +264,9 @@ final class Run implements AutoCloseable {
                 rate,
                 1 / (1 - Math.pow(options.adamBeta1(), (double) step)),
                 1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), (double) step)),
-                targets == 0 ? 0 : 1.0 / targets);
+                (int) SplitMix.at(options.seed(), step),
+                targets == 0 ? 0 : 1.0 / targets,
+                1);
         engine.execute(train);
         float loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
@@ -287,7 +293,7 @@ final class Run implements AutoCloseable {
         while (at.epoch() == 0) {
             BatchCursor.Batch batch = at.next(dataset, feed.sequences());
             long targets = feed.fill(dataset, batch);
-            feed.scalars(0, 0, 0, targets == 0 ? 0 : 1.0 / targets);
+            feed.scalars(0, 0, 0, 0, targets == 0 ? 0 : 1.0 / targets, 1);
             engine.execute(evaluate);
             sum += (double) report.getAtIndex(ValueLayout.JAVA_FLOAT, 1) * (double) targets;
             count += targets;

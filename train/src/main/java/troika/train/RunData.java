@@ -15,8 +15,9 @@ import troika.train.data.TokenCache;
 
 /// The sequences that a run trains and evaluates on.
 ///
+/// @param packed whether a sequence may hold several documents
 /// @param key what the training data are: equal keys, equal data
-record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<TokenCache> caches)
+record RunData(Dataset training, @Nullable Dataset evaluation, boolean packed, String key, List<TokenCache> caches)
         implements AutoCloseable {
     /// `--data` for seeded random tokens.
     static final String SYNTHETIC = "synthetic";
@@ -35,6 +36,7 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
             return new RunData(
                     new SyntheticDataset(vocabulary, length, options.seed()),
                     null,
+                    false,
                     SYNTHETIC + "-" + vocabulary,
                     List.of());
         }
@@ -60,7 +62,7 @@ record RunData(Dataset training, @Nullable Dataset evaluation, String key, List<
                         + " ranks: give more data, shorter sequences or fewer ranks.");
             }
             @Nullable Dataset held = evaluation == null ? null : PackedDataset.sequential(evaluation, length);
-            return new RunData(training, held, key, caches);
+            return new RunData(training, held, true, key, caches);
         } catch (RuntimeException | Error e) {
             caches.forEach(TokenCache::close);
             throw e;

@@ -47,12 +47,15 @@ public final class TinyRun {
                     accumulation,
                     zeroStage,
                     recompute,
+                    true,
+                    DType.F32,
                     0.9f,
                     0.95f,
                     1e-8f,
                     0.1f,
                     1f,
-                    device.workspaceBytes());
+                    device.workspaceBytes(),
+                    device.logitsAtATime());
             return new Compiler(model(), Layout.dataParallel(ranks), options).training();
         }
 
@@ -109,7 +112,7 @@ public final class TinyRun {
     public static List<Device> devices(int ranks) {
         for (DeviceProvider provider : ServiceLoader.load(DeviceProvider.class)) {
             if (provider.kind().equals("cpu")) {
-                return provider.open(String.valueOf(ranks));
+                return provider.open(String.valueOf(ranks), true);
             }
         }
         throw new IllegalStateException("no CPU devices");
@@ -152,7 +155,8 @@ public final class TinyRun {
             BatchCursor.Batch batch = cursor.next(data, job.batch());
             cursor = batch.after();
             long targets = feed.fill(data, batch);
-            feed.scalars(3e-4, 1 / (1 - Math.pow(0.9, step)), 1 / Math.sqrt(1 - Math.pow(0.95, step)), 1.0 / targets);
+            feed.scalars(
+                    3e-4, 1 / (1 - Math.pow(0.9, step)), 1 / Math.sqrt(1 - Math.pow(0.95, step)), 0, 1.0 / targets, 1);
             beforeStep.accept(step);
             engine.execute(0);
             losses.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 1));

@@ -60,12 +60,15 @@ class TransformersParityTest {
                 1,
                 0,
                 false,
+                true,
+                DType.F32,
                 0.9f,
                 0.95f,
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes());
+                devices.getFirst().workspaceBytes(),
+                devices.getFirst().logitsAtATime());
         TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
@@ -90,7 +93,9 @@ class TransformersParityTest {
                         LEARNING_RATE,
                         1 / (1 - Math.pow(0.9, step + 1)),
                         1 / Math.sqrt(1 - Math.pow(0.95, step + 1)),
-                        1.0 / targets);
+                        0,
+                        1.0 / targets,
+                        1);
                 engine.execute(0);
                 float loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
                 assertThat(loss).as("loss of step %d", step).isCloseTo(losses[step], within(1e-4f * losses[step]));

@@ -1,7 +1,7 @@
 package troika.train.data;
 
 /// Counter-based random numbers (the finaliser of SplitMix64): the same on every JDK, and without state.
-final class SplitMix {
+public final class SplitMix {
     private SplitMix() {}
 
     static long mix(long z) {
@@ -11,7 +11,7 @@ final class SplitMix {
     }
 
     /// Number `counter` of the stream named by a seed.
-    static long at(long seed, long counter) {
+    public static long at(long seed, long counter) {
         return mix(seed + (counter + 1) * 0x9E3779B97F4A7C15L);
     }
 

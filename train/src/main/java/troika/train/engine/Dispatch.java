@@ -68,7 +68,7 @@ final class Dispatch {
             case Op.CrossEntropy op ->
                 kernels.crossEntropy(stream, in.at(0), in.at(1), in.at(2), out.at(0), op.gradient(), op.accumulate());
             case Op.SumSquares op -> kernels.sumSquares(stream, in.at(0), out.at(0), op.accumulate());
-            case Op.ClipFactor op -> kernels.clipFactor(stream, in.at(0), in.at(1), op.maxNorm(), out.at(0));
+            case Op.ClipFactor op -> kernels.clipFactor(stream, in.at(0), in.at(1), in.at(2), op.maxNorm(), out.at(0));
             case Op.AdamW op ->
                 kernels.adamw(
                         stream,
@@ -83,7 +83,8 @@ final class Dispatch {
                         op.beta1(),
                         op.beta2(),
                         op.epsilon(),
-                        op.weightDecay());
+                        op.weightDecay(),
+                        op.first());
             case Op.Zero _ -> kernels.zero(stream, out.at(0));
             case Op.Copy _ -> kernels.copy(stream, in.at(0), out.at(0));
             case Op.Add _ -> kernels.add(stream, in.at(0), out.at(0));
