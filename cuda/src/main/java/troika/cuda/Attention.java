@@ -12,11 +12,12 @@ import troika.tensor.AttentionShape;
 import troika.tensor.DType;
 import troika.tensor.Tensor;
 
-/// See [troika.tensor.Kernels#attention]: by cuDNN where it can, else by this module's own kernels. Both keep
-/// log-sum-exps in the order of the contract, so that a backward need not be of the same kind as its forward.
+/// See [troika.tensor.Kernels#attention]: by cuDNN where it can, else by this module's own kernels. Both
+/// keep log-sum-exps in the order of the contract, so that a backward need not be of the same kind as its
+/// forward.
 final class Attention implements AutoCloseable {
-    /// A system property: `own` has this module's own kernels do all attention, `cudnn` wants cuDNN wherever it can
-    /// (the default).
+    /// A system property: `own` has this module's own kernels do all attention, `cudnn` wants cuDNN
+    /// wherever it can (the default).
     static final String PROPERTY = "troika.cuda.attention";
 
     /// Older ones have known errors, or lack what is asked for here.
@@ -49,12 +50,7 @@ final class Attention implements AutoCloseable {
     }
 
     void attention(
-            CudaStream stream,
-            AttentionShape shape,
-            Tensor qkv,
-            Tensor positions,
-            Tensor out,
-            Tensor logSumExp) {
+            CudaStream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp) {
         Prepared prepared = prepare(stream, shape, false, qkv, out);
         AttentionSlices slices = prepared.slices();
         if (slices == null) {
@@ -90,16 +86,7 @@ final class Attention implements AutoCloseable {
             throw new IllegalStateException("the workspace has no room for the sums of " + shape);
         }
         own.backward(
-                stream,
-                shape,
-                gradOut,
-                qkv,
-                positions,
-                out,
-                logSumExp,
-                gradQkv,
-                wanted,
-                stream.workspace() + offset);
+                stream, shape, gradOut, qkv, positions, out, logSumExp, gradQkv, wanted, stream.workspace() + offset);
     }
 
     void attentionDecode(
@@ -125,15 +112,16 @@ final class Attention implements AutoCloseable {
                 ? "the property " + PROPERTY + " asks for it"
                 : refusal(dtype, shape, backward, device.deterministic(), device.capability(), cudnnVersion);
         if (refusal.isEmpty()
-                && (qkv.elements() == 0 || !aligned(qkv) || !List.of(others).stream().allMatch(Attention::aligned))) {
+                && (qkv.elements() == 0
+                        || !aligned(qkv)
+                        || !List.of(others).stream().allMatch(Attention::aligned))) {
             refusal = "tensors are empty, or not aligned to " + CUDNN_ALIGNMENT + " bytes";
         }
         if (refusal.isEmpty()) {
             refusal = check();
         }
-        Prepared prepared = refusal.isEmpty()
-                ? cudnn().prepare(stream, dtype, shape, backward)
-                : new Prepared(null, refusal);
+        Prepared prepared =
+                refusal.isEmpty() ? cudnn().prepare(stream, dtype, shape, backward) : new Prepared(null, refusal);
         notes.add(note(dtype, shape, backward, prepared));
         return prepared;
     }
@@ -144,7 +132,8 @@ final class Attention implements AutoCloseable {
 
     private String note(DType dtype, AttentionShape shape, boolean backward, Prepared prepared) {
         AttentionSlices slices = prepared.slices();
-        String what = (backward ? "Attention's backward" : "Attention") + " for " + dtype.name().toLowerCase(Locale.ROOT)
+        String what = (backward ? "Attention's backward" : "Attention") + " for "
+                + dtype.name().toLowerCase(Locale.ROOT)
                 + " heads of " + shape.headSize()
                 + (shape.packed() ? ", documents packed," : "")
                 + " of " + shape.batch() + " x " + shape.sequence() + " tokens";
@@ -152,8 +141,8 @@ final class Attention implements AutoCloseable {
             return what + " is by Troika's own kernels: " + prepared.refusal() + ".";
         }
         int parts = slices.parts(shape) * Math.ceilDiv(shape.keyValueHeads(), slices.keyValueHeads());
-        return what + " is by cuDNN " + cudnnVersion / 10000 + "." + cudnnVersion / 100 % 100 + "."
-                + cudnnVersion % 100 + (parts == 1 ? "." : ", in " + parts + " parts.");
+        return what + " is by cuDNN " + cudnnVersion / 10000 + "." + cudnnVersion / 100 % 100 + "." + cudnnVersion % 100
+                + (parts == 1 ? "." : ", in " + parts + " parts.");
     }
 
     /// Why cuDNN is not even asked, or empty. It may still have no engine.
@@ -193,7 +182,8 @@ final class Attention implements AutoCloseable {
         return present;
     }
 
-    /// Why a cuDNN newer than those tried is not used, or empty; compared once, and the result kept on disk.
+    /// Why a cuDNN newer than those tried is not used, or empty; compared once, and the result kept on
+    /// disk.
     private String check() {
         if (!checked) {
             checked = true;

@@ -83,9 +83,7 @@ final class AttentionKernels {
                 blocks,
                 DELTA_THREADS,
                 0,
-                qkv.dtype() == DType.F32
-                        ? deltaArguments
-                        : with(deltaArguments, wanted.flags(), wanted.sequences()));
+                qkv.dtype() == DType.F32 ? deltaArguments : with(deltaArguments, wanted.flags(), wanted.sequences()));
         int vectors = Math.min(vectors(shape, qkv, gradOut), vectors(shape, gradQkv, out));
         Object[] arguments = {
             gradOut.address(),
@@ -136,13 +134,8 @@ final class AttentionKernels {
             int vectors,
             Wanted wanted,
             Object... pointers) {
-        Object[] sizes = with(
-                pointers,
-                shape.sequence(),
-                shape.heads(),
-                shape.keyValueHeads(),
-                shape.headSize(),
-                shape.scale());
+        Object[] sizes =
+                with(pointers, shape.sequence(), shape.heads(), shape.keyValueHeads(), shape.headSize(), shape.scale());
         kernel.launch(
                 stream,
                 Math.ceilDiv(shape.sequence(), tile.rows()),
@@ -187,8 +180,8 @@ final class AttentionKernels {
                 .launch(
                         stream,
                         chunks,
-                        shape.heads(),
-                        1,
+                        (long) shape.heads(),
+                        1L,
                         DECODE_THREADS,
                         0,
                         qkv.address(),

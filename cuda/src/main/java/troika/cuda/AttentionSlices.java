@@ -3,18 +3,19 @@ package troika.cuda;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
 
-/// How an attention call is cut so that each part's scratch memory fits: what cuDNN's backward needs grows with the
-/// square of the sequence, or with all queries.
+/// How an attention call is cut so that each part's scratch memory fits: what cuDNN's backward needs grows
+/// with the square of the sequence, or with all queries.
 ///
 /// @param sequences of a part; the last part may have fewer
-/// @param keyValueHeads of a part, with all their query heads; fewer than there are only where sequences is 1
+/// @param keyValueHeads of a part, with all their query heads; fewer than all only where sequences is 1
 /// @param slots documents of a sequence that a part has room for on average; 0 where none are packed
 record AttentionSlices(int sequences, int keyValueHeads, int slots) {
     // cuDNN's tiles: buffers of scores have rows and columns rounded up.
     private static final int SCORES_MULTIPLE = 128;
 
-    // Packed sequences have room for documents of 128 tokens on average, where a part's memory allows, else of more:
-    // each slot, also an empty one, is a launch of blocks for a whole sequence. To be measured with real corpora.
+    // Packed sequences have room for documents of 128 tokens on average, where a part's memory allows, else
+    // of more: each slot, also an empty one, is a launch of blocks for a whole sequence. To be measured
+    // with real corpora.
     private static final int SLOT_TOKENS = 128;
     private static final int MOST_SLOTS = 32;
     private static final int FEWEST_SLOTS = 8;
@@ -24,7 +25,8 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
     ///
     /// @param backward whether it is a backward
     /// @param deterministic whether gradients of queries are summed in a fixed order
-    /// @param tokenMajor whether statistics of packed documents are `[tokens, heads]`, not `[slots, heads, sequence]`
+    /// @param tokenMajor whether statistics of packed documents are `[tokens, heads]`, else they are
+    /// `[slots, heads, sequence]`
     record Kind(boolean backward, boolean deterministic, boolean tokenMajor) {}
 
     /// The largest parts that fit, of about equal size, or null where not even the smallest fits.
@@ -70,7 +72,8 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
     }
 
     /// Half as much a part, or null where parts cannot be smaller.
-    @Nullable AttentionSlices smaller() {
+    @Nullable
+    AttentionSlices smaller() {
         if (sequences > 1) {
             return new AttentionSlices(Math.ceilDiv(sequences, 2), keyValueHeads, slots);
         }
@@ -93,7 +96,7 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
         // cuDNN's own buffers have a whole sequence for each document.
         long rows = slots == 0 ? tokens : (long) sequences * slots * shape.sequence();
         boolean compact = slots == 0 || kind.tokenMajor();
-        long sums = 4 * heads * (compact ? tokens : rows);
+        long sums = 4L * heads * (compact ? tokens : rows);
         long bytes = slots == 0 ? 0 : sums;
         if (!kind.backward()) {
             return bytes;
@@ -101,7 +104,7 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
         bytes += sums;
         if (kind.deterministic()) {
             long columns = Math.ceilDiv(shape.sequence(), SCORES_MULTIPLE) * (long) SCORES_MULTIPLE;
-            bytes += 2 * heads * Math.ceilDiv(rows, shape.sequence()) * columns * columns;
+            bytes += 2L * heads * Math.ceilDiv(rows, shape.sequence()) * columns * columns;
         } else if (slots > 0 && compact) {
             bytes += 4 * tokens * shape.qkvColumns();
         } else {

@@ -3,11 +3,13 @@ package troika.cuda;
 import java.util.Locale;
 import troika.tensor.DType;
 
-/// How this module's own attention kernels are compiled for a dtype and head size, and the shared memory of a block.
+/// How this module's own attention kernels are compiled for a dtype and head size, and the shared memory of
+/// a block.
 ///
 /// @param padded the head's size, rounded up to 32
 /// @param forwardKeys keys of a forward tile
-/// @param backwardRows rows of a backward stage: queries beside 64 keys, or keys beside 64 queries; for F32, of all tiles
+/// @param backwardRows rows of a backward stage: queries beside 64 keys, or keys beside 64 queries; for
+/// F32, of all tiles
 /// @param stages how many are in shared memory: one is loaded while the one before is used
 /// @param halves sets of four warps that share the columns of a block of keys
 record AttentionTile(DType dtype, int padded, int forwardKeys, int backwardRows, int stages, int halves) {
@@ -47,7 +49,8 @@ record AttentionTile(DType dtype, int padded, int forwardKeys, int backwardRows,
                         + forwardKeys + " BACKWARD_ROWS=" + backwardRows + " STAGES=" + stages + " HALVES=" + halves;
     }
 
-    /// Queries of a forward block and of a block for gradients of queries; keys of one for gradients of keys.
+    /// Queries of a forward block and of a block for gradients of queries; keys of one for gradients of
+    /// keys.
     int rows() {
         return f32() ? backwardRows : ROWS;
     }

@@ -11,8 +11,9 @@ import java.nio.charset.StandardCharsets;
 import troika.ffi.Native;
 import troika.ffi.NativeLibrary;
 
-/// The functions of cuDNN's backend API (cudnn_graph.h, version 9) that attention needs. Handles and descriptors are
-/// `long`. A failure throws [CudaException] with cuDNN's own words. Use it only where [CudaLibraries#cudnn] found one.
+/// The functions of cuDNN's backend API (cudnn_graph.h, version 9) that attention needs. Handles and
+/// descriptors are `long`. A failure throws [CudaException] with cuDNN's own words. Use it only where
+/// [CudaLibraries#cudnn] found one.
 final class Cudnn {
     private static final int TEXT_BYTES = 4096;
     private static final NativeLibrary LIBRARY = library();
@@ -23,8 +24,7 @@ final class Cudnn {
     private static final MethodHandle CREATE = status("cudnnCreate", JAVA_LONG);
     private static final MethodHandle DESTROY = status("cudnnDestroy", JAVA_LONG);
     private static final MethodHandle SET_STREAM = status("cudnnSetStream", JAVA_LONG, JAVA_LONG);
-    private static final MethodHandle CREATE_DESCRIPTOR =
-            status("cudnnBackendCreateDescriptor", JAVA_INT, JAVA_LONG);
+    private static final MethodHandle CREATE_DESCRIPTOR = status("cudnnBackendCreateDescriptor", JAVA_INT, JAVA_LONG);
     private static final MethodHandle DESTROY_DESCRIPTOR = status("cudnnBackendDestroyDescriptor", JAVA_LONG);
     private static final MethodHandle SET_ATTRIBUTE =
             status("cudnnBackendSetAttribute", JAVA_LONG, JAVA_INT, JAVA_INT, JAVA_LONG, JAVA_LONG);
@@ -71,17 +71,15 @@ final class Cudnn {
 
     /// @param type one of [CudnnNames]' descriptors
     static long createDescriptor(int type) {
-        return out(
-                "cudnnBackendCreateDescriptor of type " + type,
-                at -> (int) CREATE_DESCRIPTOR.invokeExact(type, at));
+        return out("cudnnBackendCreateDescriptor of type " + type, at -> (int) CREATE_DESCRIPTOR.invokeExact(type, at));
     }
 
     static void destroyDescriptor(long descriptor) {
         call("cudnnBackendDestroyDescriptor", () -> (int) DESTROY_DESCRIPTOR.invokeExact(descriptor));
     }
 
-    /// Sets an attribute of elements of up to 8 bytes: enums and booleans are the low bytes of a little-endian long,
-    /// and a single element's rest is not read.
+    /// Sets an attribute of elements of up to 8 bytes: enums and booleans are the low bytes of a
+    /// little-endian long, and a single element's rest is not read.
     static void set(long descriptor, int attribute, int type, long... values) {
         try (Arena arena = Arena.ofConfined()) {
             set(descriptor, attribute, type, values.length, arena.allocateFrom(JAVA_LONG, values));
@@ -97,17 +95,15 @@ final class Cudnn {
 
     private static void set(long descriptor, int attribute, int type, long count, MemorySegment value) {
         long at = value.address();
-        call(
-                "cudnnBackendSetAttribute of attribute " + attribute,
-                () -> (int) SET_ATTRIBUTE.invokeExact(descriptor, attribute, type, count, at));
+        call("cudnnBackendSetAttribute of attribute " + attribute, () ->
+                (int) SET_ATTRIBUTE.invokeExact(descriptor, attribute, type, count, at));
     }
 
     /// Gets up to `count` elements of an attribute, and returns how many there are.
     static long get(long descriptor, int attribute, int type, long count, MemorySegment to) {
         long at = to.address();
-        return out(
-                "cudnnBackendGetAttribute of attribute " + attribute,
-                n -> (int) GET_ATTRIBUTE.invokeExact(descriptor, attribute, type, count, n, at));
+        return out("cudnnBackendGetAttribute of attribute " + attribute, n ->
+                (int) GET_ATTRIBUTE.invokeExact(descriptor, attribute, type, count, n, at));
     }
 
     static long getLong(long descriptor, int attribute) {

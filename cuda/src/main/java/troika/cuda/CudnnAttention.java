@@ -12,11 +12,12 @@ import troika.tensor.AttentionShape;
 import troika.tensor.DType;
 import troika.tensor.Tensor;
 
-/// Attention by cuDNN: a call is cut into slices whose scratch memory fits the stream's workspace, and packed documents
-/// are listed on the card. The host decides nothing by what is in device memory, so all of it can be captured.
+/// Attention by cuDNN: a call is cut into slices whose scratch memory fits the stream's workspace, and
+/// packed documents are listed on the card. The host decides nothing by what is in device memory, so all of
+/// it can be captured.
 ///
-/// The workspace holds, where documents are packed, a flag for each slice, the lists of each slice's documents and the
-/// statistics of the slice at work, and behind them what cuDNN needs.
+/// The workspace holds, where documents are packed, a flag for each slice, the lists of each slice's
+/// documents and the statistics of the slice at work, and behind them what cuDNN needs.
 final class CudnnAttention implements AutoCloseable {
     private static final int DOCUMENT_THREADS = 512;
     private static final int STATISTICS_THREADS = 256;
@@ -163,7 +164,8 @@ final class CudnnAttention implements AutoCloseable {
         return statisticsOffset(shape, slices) + statisticsBytes(shape, slices);
     }
 
-    /// Which sequences are left to this module's own kernels: those of slices with more documents than slots.
+    /// Which sequences are left to this module's own kernels: those of slices with more documents than
+    /// slots.
     static Wanted left(CudaStream stream, AttentionSlices slices) {
         return new Wanted(stream.workspace(), slices.sequences());
     }
@@ -295,8 +297,8 @@ final class CudnnAttention implements AutoCloseable {
                 .launch(
                         stream,
                         (long) slice.sequences * slices.slots(),
-                        shape.heads(),
-                        1,
+                        (long) shape.heads(),
+                        1L,
                         STATISTICS_THREADS,
                         0,
                         slice.statistics(logSumExp),
@@ -310,8 +312,7 @@ final class CudnnAttention implements AutoCloseable {
     }
 
     /// Sequences `first` … and key-value heads `firstKeyValueHead` … of a call.
-    private record Slice(
-            AttentionShape shape, int first, int sequences, int firstKeyValueHead, int keyValueHeads) {
+    private record Slice(AttentionShape shape, int first, int sequences, int firstKeyValueHead, int keyValueHeads) {
         int firstHead() {
             return firstKeyValueHead * (shape.heads() / shape.keyValueHeads());
         }

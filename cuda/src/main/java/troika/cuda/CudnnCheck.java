@@ -40,8 +40,8 @@ final class CudnnCheck {
 
     /// Why this cuDNN is not to be used, or empty.
     static String refusal(CudaDevice device, long version, AttentionKernels own, CudnnAttention cudnn) {
-        String key = "check of cuDNN " + version + " on " + device.identity() + ", deterministic "
-                + device.deterministic();
+        String key =
+                "check of cuDNN " + version + " on " + device.identity() + ", deterministic " + device.deterministic();
         byte[] kept = device.cache().get(key);
         String result = kept != null ? new String(kept, StandardCharsets.UTF_8) : compare(device, own, cudnn);
         if (kept == null) {
@@ -66,9 +66,7 @@ final class CudnnCheck {
                 check.used = 0;
                 error = Math.max(error, check.error(new AttentionShape(2, SEQUENCE, 4, 4, 64, packed), own, cudnn));
             }
-            return error <= TOLERANCE
-                    ? AGREES
-                    : String.format(Locale.ROOT, "differs from Troika's own by %.1e", error);
+            return error <= TOLERANCE ? AGREES : String.format(Locale.ROOT, "differs from Troika's own by %.1e", error);
         } catch (CudaException e) {
             return "failed: " + e.getMessage();
         } finally {
@@ -85,9 +83,7 @@ final class CudnnCheck {
         Tensor gradOut = normal(rows, columns);
         Tensor positions = positions(rows);
         Tensor[] out = {tensor(DType.BF16, rows, columns), tensor(DType.BF16, rows, columns)};
-        Tensor[] gradQkv = {
-            tensor(DType.BF16, rows, shape.qkvColumns()), tensor(DType.BF16, rows, shape.qkvColumns())
-        };
+        Tensor[] gradQkv = {tensor(DType.BF16, rows, shape.qkvColumns()), tensor(DType.BF16, rows, shape.qkvColumns())};
         long sums = (long) shape.heads() * rows;
         Tensor[] logSumExp = {tensor(DType.F32, 1, sums), tensor(DType.F32, 1, sums)};
         own.forward(stream, shape, qkv, positions, out[0], logSumExp[0], Wanted.ALL);
@@ -114,8 +110,7 @@ final class CudnnCheck {
             error = Math.max(difference(out), difference(logSumExp));
         }
         if (backwardSlices != null) {
-            cudnn.backward(
-                    stream, shape, backwardSlices, gradOut, qkv, positions, out[0], logSumExp[0], gradQkv[1]);
+            cudnn.backward(stream, shape, backwardSlices, gradOut, qkv, positions, out[0], logSumExp[0], gradQkv[1]);
             stream.synchronize();
             error = Math.max(error, difference(gradQkv));
         }

@@ -10,8 +10,8 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
 
-/// The operations of one attention problem, in the pattern that cuDNN's fused engines recognize: scores and all that
-/// follows from them are virtual tensors `[batch, heads, sequence, sequence]`.
+/// The operations of one attention problem, in the pattern that cuDNN's fused engines recognize: scores and
+/// all that follows from them are virtual tensors `[batch, heads, sequence, sequence]`.
 final class CudnnGraph implements AutoCloseable {
     /// From this version on masks and softmax are operations of their own.
     private static final long UNIFIED_OPERATIONS = 92100;
@@ -126,7 +126,8 @@ final class CudnnGraph implements AutoCloseable {
     private void forward() {
         Tensor q = view(Role.Q, spec.heads(), spec.row(), Role.OFFSETS_Q, false);
         Tensor keysTransposed = view(Role.K, spec.keyValueHeads(), spec.row(), Role.OFFSETS_K, true);
-        Tensor scores = matmul(q, keysTransposed, virtual(CudnnNames.FLOAT, square), Role.LENGTHS_Q, Role.LENGTHS_KV, Role.NONE);
+        Tensor scores = matmul(
+                q, keysTransposed, virtual(CudnnNames.FLOAT, square), Role.LENGTHS_Q, Role.LENGTHS_KV, Role.NONE);
         Tensor x = causal(withinDocuments(scaled(scores)));
         Tensor p = virtual(io, square);
         if (version < UNIFIED_OPERATIONS) {
@@ -165,15 +166,23 @@ final class CudnnGraph implements AutoCloseable {
         Tensor delta = scratch(rows, rowStrides(), spec.sumRows() * spec.heads(), rowOffsets());
         pointwise(CudnnNames.MUL, CudnnNames.FLOAT, sums, number(1), null, delta);
         // p = exp(mask(scale · q · kᵀ) − statistics), gradV = pᵀ · gradOut
-        Tensor scores = matmul(q, keysTransposed, virtual(CudnnNames.FLOAT, square), Role.LENGTHS_Q, Role.LENGTHS_KV, Role.NONE);
+        Tensor scores = matmul(
+                q, keysTransposed, virtual(CudnnNames.FLOAT, square), Role.LENGTHS_Q, Role.LENGTHS_KV, Role.NONE);
         Tensor x = withinDocuments(scaled(scores));
         Tensor p = pointwise(CudnnNames.EXP, causal(pointwise(CudnnNames.SUB, x, statistics())), null);
         overQueries(p, gradOut, Role.GRAD_V, Role.OFFSETS_V);
         // gradScores = scale · p · (gradOut · vᵀ − delta), gradK = gradScoresᵀ · q
-        Tensor gradP = matmul(gradOut, valuesTransposed, virtual(CudnnNames.FLOAT, square), Role.LENGTHS_Q, Role.LENGTHS_KV, Role.NONE);
+        Tensor gradP = matmul(
+                gradOut,
+                valuesTransposed,
+                virtual(CudnnNames.FLOAT, square),
+                Role.LENGTHS_Q,
+                Role.LENGTHS_KV,
+                Role.NONE);
         Tensor gradScores = scaled(pointwise(CudnnNames.MUL, pointwise(CudnnNames.SUB, gradP, delta), p));
         overQueries(gradScores, q, Role.GRAD_K, Role.OFFSETS_K);
-        // gradQ = gradScores · k: straight into the output, which is deterministic, or summed by fp32 atomics.
+        // gradQ = gradScores · k: straight into the output, which is deterministic, or summed by fp32
+        // atomics.
         long[] keySizes = swapped(keysTransposed.sizes);
         Tensor k = reshape(
                 keysTransposed,
@@ -197,8 +206,7 @@ final class CudnnGraph implements AutoCloseable {
         boolean grouped = spec.heads() != spec.keyValueHeads();
         long[] full = {spec.batch(), spec.heads(), spec.sequence(), spec.headSize()};
         Tensor product = grouped ? virtual(io, full) : out;
-        Tensor transposed = tensor(
-                nextId++, io, swapped(square), swapped(rowMajor(square)), true, false, null);
+        Tensor transposed = tensor(nextId++, io, swapped(square), swapped(rowMajor(square)), true, false, null);
         matmul(reshape(a, transposed), right, product, Role.LENGTHS_KV, Role.NONE, Role.LENGTHS_Q);
         if (grouped) {
             reduce(CudnnNames.REDUCE_ADD, product, out);
@@ -209,12 +217,17 @@ final class CudnnGraph implements AutoCloseable {
         return new long[] {spec.sequence() * row, spec.headSize(), row, 1};
     }
 
-    /// `[batch, heads, sequence, headSize]` of the caller's; transposed has its last two dimensions swapped.
+    /// `[batch, heads, sequence, headSize]` of the caller's; transposed has its last two dimensions
+    /// swapped.
     private Tensor view(Role role, int heads, long row, Role offsets, boolean transposed) {
         long[] sizes = {spec.batch(), heads, spec.sequence(), spec.headSize()};
         long[] strides = viewStrides(row);
         return real(
-                role, io, transposed ? swapped(sizes) : sizes, transposed ? swapped(strides) : strides, offsets(offsets));
+                role,
+                io,
+                transposed ? swapped(sizes) : sizes,
+                transposed ? swapped(strides) : strides,
+                offsets(offsets));
     }
 
     private @Nullable Tensor offsets(Role role) {
@@ -271,8 +284,7 @@ final class CudnnGraph implements AutoCloseable {
         Cudnn.set(descriptor, CudnnNames.TENSOR_IS_VIRTUAL, CudnnNames.TYPE_BOOLEAN, virtual ? 1 : 0);
         Cudnn.set(descriptor, CudnnNames.TENSOR_IS_BY_VALUE, CudnnNames.TYPE_BOOLEAN, byValue ? 1 : 0);
         if (offsets != null) {
-            Cudnn.set(
-                    descriptor, CudnnNames.TENSOR_RAGGED_OFFSET, CudnnNames.TYPE_DESCRIPTOR, offsets.descriptor);
+            Cudnn.set(descriptor, CudnnNames.TENSOR_RAGGED_OFFSET, CudnnNames.TYPE_DESCRIPTOR, offsets.descriptor);
         }
         Cudnn.finish(descriptor, CudnnNames.TENSOR);
         return new Tensor(descriptor, sizes);
@@ -280,8 +292,8 @@ final class CudnnGraph implements AutoCloseable {
 
     /// c = a · b. Dimensions m, n, k that are tokens of documents end at the lengths of these roles.
     private Tensor matmul(Tensor a, Tensor b, Tensor c, Role m, Role n, Role k) {
-        long product = make(
-                CudnnNames.MATMUL, CudnnNames.MATMUL_COMP_TYPE, CudnnNames.TYPE_DATA_TYPE, CudnnNames.FLOAT);
+        long product =
+                make(CudnnNames.MATMUL, CudnnNames.MATMUL_COMP_TYPE, CudnnNames.TYPE_DATA_TYPE, CudnnNames.FLOAT);
         operations.add(make(
                 CudnnNames.OPERATION_MATMUL,
                 CudnnNames.OP_MATMUL_A,

@@ -1,7 +1,7 @@
 package troika.cuda;
 
-/// The numbers of cudnn_graph.h (cudnnDataType_t and so on) that attention needs, by their names there. They are the
-/// same in cuDNN 9.19 and 9.24.
+/// The numbers of cudnn_graph.h (cudnnDataType_t and so on) that attention needs, by their names there.
+/// They are the same in cuDNN 9.19 and 9.24.
 final class CudnnNames {
     // cudnnDataType_t
     static final int FLOAT = 0;

@@ -25,8 +25,8 @@ final class CudnnPlan implements AutoCloseable {
         workspaceBytes = graph.scratchBytes() + Cudnn.getLong(descriptor, CudnnNames.PLAN_WORKSPACE_SIZE);
     }
 
-    /// Loads the plan that the cache keeps as text, else compiles one and keeps it. Throws [CudaException] where cuDNN
-    /// has no engine.
+    /// Loads the plan that the cache keeps as text, else compiles one and keeps it. Throws [CudaException]
+    /// where cuDNN has no engine.
     ///
     /// @param identity of the device, for the cache's key
     static CudnnPlan of(CudnnSpec spec, long handle, DiskCache cache, String identity) {
@@ -102,8 +102,7 @@ final class CudnnPlan implements AutoCloseable {
     }
 
     private static long results(long heuristics, long count, MemorySegment to) {
-        return Cudnn.get(
-                heuristics, CudnnNames.ENGINE_HEURISTICS_RESULTS, CudnnNames.TYPE_DESCRIPTOR, count, to);
+        return Cudnn.get(heuristics, CudnnNames.ENGINE_HEURISTICS_RESULTS, CudnnNames.TYPE_DESCRIPTOR, count, to);
     }
 
     /// Bytes that [#execute] needs at an address aligned to 256.
@@ -130,8 +129,7 @@ final class CudnnPlan implements AutoCloseable {
         try {
             Cudnn.set(pack, CudnnNames.PACK_UNIQUE_IDS, CudnnNames.TYPE_INT64, ids);
             Cudnn.set(pack, CudnnNames.PACK_DATA_POINTERS, CudnnNames.TYPE_VOID_PTR, pointers);
-            Cudnn.set(
-                    pack, CudnnNames.PACK_WORKSPACE, CudnnNames.TYPE_VOID_PTR, workspace + graph.scratchBytes());
+            Cudnn.set(pack, CudnnNames.PACK_WORKSPACE, CudnnNames.TYPE_VOID_PTR, workspace + graph.scratchBytes());
             Cudnn.finish(pack, CudnnNames.VARIANT_PACK);
             Cudnn.execute(handle, descriptor, pack);
         } finally {

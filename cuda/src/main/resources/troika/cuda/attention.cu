@@ -1,6 +1,14 @@
 // Attention of 16-bit numbers on tensor cores, after Dao et al. 2022 and 2023. AttentionTile (Java) defines TYPE (bf16
 // or f16), PADDED (the head's size, rounded up to 32), FORWARD_KEYS, BACKWARD_ROWS, STAGES and HALVES.
-//
+#ifndef PADDED
+#define TYPE bf16
+#define PADDED 128
+#define FORWARD_KEYS 64
+#define BACKWARD_ROWS 32
+#define STAGES 2
+#define HALVES 1
+#endif
+
 // Tiles of 16-bit numbers for mma.sync.m16n8k16: rows in shared memory are PADDED head columns and 8 more, so that the
 // eight rows of an ldmatrix lie in different banks. Columns beyond the head's size and rows beyond a sequence are zero.
 
@@ -19,6 +27,8 @@ __device__ __forceinline__ void multiply(f16, float (&c)[4], const unsigned (&a)
 }
 
 typedef unsigned short half_bits;
+
+__device__ __forceinline__ unsigned pack(float first, float second) { return floats_to_word(TYPE(), first, second); }
 
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float NO_SCORE = -3.0e38f;
@@ -121,8 +131,8 @@ __device__ __forceinline__ void accumulate(float (&c)[WIDTH / 8][4], const float
     const half_bits *x_at = x + lane % 16 * (PADDED + 8) + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < INNER; k += 16) {
-        unsigned af[4] = {floats_to_word(TYPE(), p[k / 8][0], p[k / 8][1]), floats_to_word(TYPE(), p[k / 8][2], p[k / 8][3]),
-                          floats_to_word(TYPE(), p[k / 8 + 1][0], p[k / 8 + 1][1]), floats_to_word(TYPE(), p[k / 8 + 1][2], p[k / 8 + 1][3])};
+        const float *left = p[k / 8], *right = p[k / 8 + 1];
+        unsigned af[4] = {pack(left[0], left[1]), pack(left[2], left[3]), pack(right[0], right[1]), pack(right[2], right[3])};
 #pragma unroll
         for (int n = 0; n < WIDTH; n += 16) {
             unsigned bf[4];
@@ -154,10 +164,9 @@ __device__ __forceinline__ void store_rows(half_bits *matrix, long long stride, 
         int at = column + n * 8 + lane % 4 * 2;
         if (at < head_size) {
             if (row < limit)
-                *reinterpret_cast<unsigned *>(matrix + row * stride + at) = floats_to_word(TYPE(), c[n][0] * scale0, c[n][1] * scale0);
+                *reinterpret_cast<unsigned *>(matrix + row * stride + at) = pack(c[n][0] * scale0, c[n][1] * scale0);
             if (row + 8 < limit)
-                *reinterpret_cast<unsigned *>(matrix + (row + 8) * stride + at) =
-                    floats_to_word(TYPE(), c[n][2] * scale1, c[n][3] * scale1);
+                *reinterpret_cast<unsigned *>(matrix + (row + 8) * stride + at) = pack(c[n][2] * scale1, c[n][3] * scale1);
         }
     }
 }

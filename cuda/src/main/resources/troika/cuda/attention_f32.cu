@@ -1,6 +1,10 @@
 // Attention of F32 numbers, in fp32 throughout. AttentionTile (Java) defines PADDED (the head's size, rounded up to 32)
 // and TILE: tiles are TILE queries by TILE keys, 32 or 16. A block has 256 threads in 16 rows of 16: a thread has
 // rows ty, ty + 16 of a tile, and either columns tx, tx + 16 of its scores or columns 2 tx + 32 c of the head.
+#ifndef PADDED
+#define PADDED 128
+#define TILE 32
+#endif
 
 constexpr int THREADS = 256;
 constexpr int ROW = PADDED + 4; // rows of consecutive threads lie in different banks
