@@ -57,7 +57,7 @@ final class CudaDevice implements Device {
         multiprocessors = Driver.attribute(Driver.MULTIPROCESSORS, handle);
         sharedMemoryPerBlock = Driver.attribute(Driver.SHARED_MEMORY_PER_BLOCK, handle);
         totalBytes = Driver.totalMemory(handle);
-        context = Driver.primaryContextRetain(handle);
+        context = context(ordinal, card, handle);
         try {
             loader = new KernelLoader(this);
             transfers = new Transfers(this);
@@ -66,6 +66,17 @@ final class CudaDevice implements Device {
             // The context takes all with it that was made in it.
             release(() -> Driver.primaryContextRelease(handle));
             throw e;
+        }
+    }
+
+    private static long context(int ordinal, String card, int handle) {
+        try {
+            return Driver.primaryContextRetain(handle);
+        } catch (CudaException e) {
+            throw new UserException(
+                    "Card cuda:" + ordinal + " (" + card + ") cannot be used (" + e.getMessage()
+                            + "): look with nvidia-smi whether other processes hold it or fill its memory.",
+                    e);
         }
     }
 
@@ -183,6 +194,9 @@ final class CudaDevice implements Device {
         try {
             base = Driver.memHostAlloc(size + PAGE);
         } catch (CudaException e) {
+            if (e.status() != CudaException.OUT_OF_MEMORY && e.status() != CudaException.OPERATING_SYSTEM) {
+                throw e;
+            }
             throw new UserException(
                     "The " + name + " needs " + size(bytes) + " of pinned host memory, which the driver does not get ("
                             + e.getMessage() + "): free memory of this machine, or raise its limit of locked memory.",
