@@ -21,8 +21,7 @@ public final class CudaDeviceProvider implements DeviceProvider {
     @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
-        CudaLibraries.driver();
-        requireDriver(Driver.version());
+        requireDriver(CudaLibraries.driverVersion());
         try {
             Driver.init();
         } catch (CudaException e) {

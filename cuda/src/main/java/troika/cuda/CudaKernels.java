@@ -524,6 +524,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
 
     @Override
     public void close() {
+        attention.close();
         products.close();
     }
 }

@@ -22,7 +22,7 @@ final class KernelLoader {
         this.device = device;
     }
 
-    /// @param source the name of a resource without `.cu`
+    /// @param source the name of a resource without `.cu`, and definitions: see [#text]
     synchronized CudaFunction function(String source, String kernel) {
         String key = source + " " + kernel;
         CudaFunction function = functions.get(key);
@@ -55,7 +55,6 @@ final class KernelLoader {
             } catch (CudaException e) {
                 // Machine code of another driver's time, say: it is made anew, and a failure that remains
                 // is thrown.
-                kept = null;
             }
         }
         byte[] image = Nvrtc.compile(source + ".cu", text, options, target.ptx());
@@ -65,9 +64,19 @@ final class KernelLoader {
     }
 
     /// The source behind the prelude, with lines numbered as in their files.
+    ///
+    /// @param source the resource's name, and behind it words such as `TILE=32`: what is to be defined
     static String text(String source) {
-        return "#line 1 \"" + PRELUDE + "\"\n" + resource(PRELUDE) + "\n#line 1 \"" + source + ".cu\"\n"
-                + resource(source + ".cu");
+        String[] words = source.split(" ", -1);
+        StringBuilder text = new StringBuilder();
+        for (int i = 1; i < words.length; i++) {
+            text.append("#define ").append(words[i].replace('=', ' ')).append('\n');
+        }
+        return text.append("#line 1 \"" + PRELUDE + "\"\n")
+                .append(resource(PRELUDE))
+                .append("\n#line 1 \"" + words[0] + ".cu\"\n")
+                .append(resource(words[0] + ".cu"))
+                .toString();
     }
 
     private static String resource(String name) {
