@@ -65,26 +65,39 @@ final class CublasLt {
 
     private static final MethodHandle CREATE = status("cublasLtCreate", LONG);
     private static final MethodHandle DESTROY = status("cublasLtDestroy", LONG);
-    private static final MethodHandle VERSION =
-            LIBRARY.function("cublasLtGetVersion", LONG, new MemoryLayout[0]);
+    private static final MethodHandle VERSION = LIBRARY.function("cublasLtGetVersion", LONG, new MemoryLayout[0]);
     private static final MethodHandle DESC_CREATE = status("cublasLtMatmulDescCreate", LONG, INT, INT);
     private static final MethodHandle DESC_DESTROY = status("cublasLtMatmulDescDestroy", LONG);
     private static final MethodHandle DESC_SET = status("cublasLtMatmulDescSetAttribute", LONG, INT, LONG, LONG);
-    private static final MethodHandle LAYOUT_CREATE =
-            status("cublasLtMatrixLayoutCreate", LONG, INT, LONG, LONG, LONG);
+    private static final MethodHandle LAYOUT_CREATE = status("cublasLtMatrixLayoutCreate", LONG, INT, LONG, LONG, LONG);
     private static final MethodHandle LAYOUT_DESTROY = status("cublasLtMatrixLayoutDestroy", LONG);
     private static final MethodHandle PREFERENCE_CREATE = status("cublasLtMatmulPreferenceCreate", LONG);
     private static final MethodHandle PREFERENCE_DESTROY = status("cublasLtMatmulPreferenceDestroy", LONG);
     private static final MethodHandle PREFERENCE_SET =
             status("cublasLtMatmulPreferenceSetAttribute", LONG, INT, LONG, LONG);
-    private static final MethodHandle HEURISTIC = status(
-            "cublasLtMatmulAlgoGetHeuristic", LONG, LONG, LONG, LONG, LONG, LONG, LONG, INT, LONG, LONG);
+    private static final MethodHandle HEURISTIC =
+            status("cublasLtMatmulAlgoGetHeuristic", LONG, LONG, LONG, LONG, LONG, LONG, LONG, INT, LONG, LONG);
     private static final MethodHandle CHECK =
             status("cublasLtMatmulAlgoCheck", LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG);
     private static final MethodHandle CONFIG =
             status("cublasLtMatmulAlgoConfigGetAttribute", LONG, INT, LONG, LONG, LONG);
     private static final MethodHandle MATMUL = status(
-            "cublasLtMatmul", LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG,
+            "cublasLtMatmul",
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
+            LONG,
             LONG);
 
     private CublasLt() {}
@@ -125,9 +138,8 @@ final class CublasLt {
     static long description(int a, int b) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment out = arena.allocate(LONG);
-            check(
-                    "cublasLtMatmulDescCreate",
-                    (int) DESC_CREATE.invokeExact(out.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
+            check("cublasLtMatmulDescCreate", (int)
+                    DESC_CREATE.invokeExact(out.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
             long description = out.get(ValueLayout.JAVA_LONG, 0);
             setOperation(arena, description, CUBLASLT_MATMUL_DESC_TRANSA, a);
             setOperation(arena, description, CUBLASLT_MATMUL_DESC_TRANSB, b);
@@ -172,11 +184,12 @@ final class CublasLt {
 
     /// The limits within which [#heuristic] searches.
     ///
-    /// The library's results are the same from run to run on the same card, whatever else runs there, where the
-    /// workspace is the caller's (cuBLAS documentation, "Results Reproducibility"); atomics are a mode of a few routines
-    /// of cuBLAS, of no product. Of the ways to reduce a product whose k is split (cublasLtReductionScheme_t) only the
-    /// one through fp32 partial sums and a separate step is allowed: in place, counters pass a tile from one block to the
-    /// next, and in the result's type, sums are rounded to bf16.
+    /// The library's results are the same from run to run on the same card, whatever else runs there, where
+    /// the workspace is the caller's (cuBLAS documentation, "Results Reproducibility"); atomics are a mode of
+    /// a few routines of cuBLAS, of no product. Of the ways to reduce a product whose k is split
+    /// (cublasLtReductionScheme_t) only the one through fp32 partial sums and a separate step is allowed: in
+    /// place, a tile's parts are added as their blocks take turns, and both that way and the one in the
+    /// result's type would round partial sums to bf16.
     ///
     /// @param workspace the most bytes of workspace that an algorithm may take
     /// @param alignments of the addresses of a, b, c and d, in bytes
@@ -241,8 +254,8 @@ final class CublasLt {
         MemorySegment value = arena.allocate(LONG);
         MemorySegment written = arena.allocate(LONG);
         try {
-            int status = (int) CONFIG.invokeExact(
-                    algorithm.address(), attribute, value.address(), bytes, written.address());
+            int status =
+                    (int) CONFIG.invokeExact(algorithm.address(), attribute, value.address(), bytes, written.address());
             return status == SUCCESS ? Long.toString(value.get(ValueLayout.JAVA_LONG, 0)) : "?";
         } catch (Throwable e) {
             throw Native.failed("cublasLtMatmulAlgoConfigGetAttribute", e);
@@ -302,9 +315,7 @@ final class CublasLt {
                     algorithm.address(),
                     result.address());
             // The result tells the workspace; its copy of the algorithm is not documented to be filled.
-            return status == SUCCESS
-                    ? new Algorithm(bytes, result.get(ValueLayout.JAVA_LONG, RESULT_WORKSPACE))
-                    : null;
+            return status == SUCCESS ? new Algorithm(bytes, result.get(ValueLayout.JAVA_LONG, RESULT_WORKSPACE)) : null;
         } catch (Throwable e) {
             throw Native.failed("cublasLtMatmulAlgoCheck", e);
         }

@@ -5,9 +5,9 @@ import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
 import troika.tensor.Tensor;
 
-/// A matrix product as cuBLASLt, whose matrices are column-major, sees it: d `[m, n]` = op(a) · op(b) (+ c). A row-major
-/// `[T, K]` is a column-major `[K, T]`, so weights come first and nothing is transposed in memory. Products that are
-/// equal are computed by the same algorithm.
+/// A matrix product as cuBLASLt, whose matrices are column-major, sees it: d `[m, n]` = op(a) · op(b) (+ c).
+/// A row-major `[T, K]` is a column-major `[K, T]`, so weights come first and nothing is transposed in memory.
+/// Products that are equal are computed by the same algorithm.
 ///
 /// @param k the length of the sums
 /// @param operands dtype of a and b
@@ -78,7 +78,8 @@ record Product(
                 + (residual == null ? "" : ", residual " + text(residual)) + ", out " + text(out);
         compute(call, x, weight, out);
         shapes(call, x, weight, out);
-        if (residual != null && (residual.dtype() != out.dtype() || !residual.shape().equals(out.shape()))) {
+        if (residual != null
+                && (residual.dtype() != out.dtype() || !residual.shape().equals(out.shape()))) {
             throw new IllegalArgumentException(call + "; but residual is like out");
         }
         return Call.of(Kind.FORWARD, x.columns(), weight, x, residual, out);
@@ -86,8 +87,8 @@ record Product(
 
     /// gradX = gradOut · weight
     static Call linearBackwardInput(Tensor gradOut, Tensor weight, Tensor gradX) {
-        String call = "linearBackwardInput: gradOut " + text(gradOut) + ", weight " + text(weight) + ", gradX "
-                + text(gradX);
+        String call =
+                "linearBackwardInput: gradOut " + text(gradOut) + ", weight " + text(weight) + ", gradX " + text(gradX);
         compute(call, gradOut, weight, gradX);
         shapes(call, gradX, weight, gradOut);
         return Call.of(Kind.BACKWARD_INPUT, gradOut.columns(), weight, gradOut, null, gradX);

@@ -74,11 +74,7 @@ final class ProductPlan implements AutoCloseable {
 
     private List<Algorithm> heuristic(long workspace, int most) {
         long preference = CublasLt.preference(
-                workspace,
-                product.alignmentA(),
-                product.alignmentB(),
-                product.alignmentC(),
-                product.alignmentD());
+                workspace, product.alignmentA(), product.alignmentB(), product.alignmentC(), product.alignmentD());
         try {
             return CublasLt.heuristic(handle, matrices, preference, most);
         } finally {

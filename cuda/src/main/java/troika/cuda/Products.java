@@ -53,8 +53,7 @@ final class Products implements AutoCloseable {
     }
 
     /// gradWeight (+)= gradOutᵀ · x
-    void linearBackwardWeight(
-            CudaStream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate) {
+    void linearBackwardWeight(CudaStream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate) {
         enqueue(stream, Product.linearBackwardWeight(gradOut, x, gradWeight, accumulate));
     }
 

@@ -4,8 +4,8 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import org.jspecify.annotations.Nullable;
 
-/// An algorithm as the cache keeps it, which guards the bytes: cuBLASLt trusts those of an algorithm, and might crash on
-/// others.
+/// An algorithm as the cache keeps it, which guards the bytes: cuBLASLt trusts those of an algorithm, and
+/// might crash on others.
 ///
 /// @param bytes of cublasLtMatmulAlgo_t
 /// @param milliseconds that the product took when it was chosen

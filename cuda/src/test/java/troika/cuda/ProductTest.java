@@ -28,8 +28,7 @@ class ProductTest {
 
         assertThat(call)
                 .isEqualTo(new Product.Call(
-                        new Product(
-                                Product.Kind.FORWARD, 3, 10, 7, DType.BF16, DType.BF16, false, 256, 256, 256, 256),
+                        new Product(Product.Kind.FORWARD, 3, 10, 7, DType.BF16, DType.BF16, false, 256, 256, 256, 256),
                         weight.address(),
                         x.address(),
                         out.address(),
@@ -48,8 +47,7 @@ class ProductTest {
         assertThat(call.c()).isEqualTo(residual.address());
         assertThat(call.d()).isEqualTo(out.address());
         assertThat(call.product())
-                .isEqualTo(new Product(
-                        Product.Kind.FORWARD, 3, 10, 7, DType.F16, DType.F16, true, 2, 256, 16, 4));
+                .isEqualTo(new Product(Product.Kind.FORWARD, 3, 10, 7, DType.F16, DType.F16, true, 2, 256, 16, 4));
     }
 
     @Test
@@ -105,8 +103,8 @@ class ProductTest {
 
     @Test
     void bytesAndOperationsAreThoseOfTheMatrices() {
-        Product product = new Product(
-                Product.Kind.BACKWARD_WEIGHT, 7, 3, 10, DType.BF16, DType.F32, true, 256, 256, 256, 256);
+        Product product =
+                new Product(Product.Kind.BACKWARD_WEIGHT, 7, 3, 10, DType.BF16, DType.F32, true, 256, 256, 256, 256);
         assertThat(product.bytesA()).isEqualTo(7 * 10 * 2);
         assertThat(product.bytesB()).isEqualTo(3 * 10 * 2);
         assertThat(product.bytesD()).isEqualTo(7 * 3 * 4);
@@ -152,7 +150,7 @@ class ProductTest {
         assertThat(address % alignment).isZero();
         assertThat(alignment).isIn(1, 2, 4, 8, 16, 256);
         if (alignment < 16) {
-            assertThat(address % (2 * alignment)).isNotZero();
+            assertThat(address % (2L * alignment)).isNotZero();
         }
     }
 }

@@ -43,16 +43,18 @@ class ProductTimerTest {
 
     @Test
     void candidatesThatDoNotRunAreLeftOut() {
-        assertThat(ProductTimer.fastest(3, new Card(Float.NaN, 2, Float.NaN)).candidate()).isEqualTo(1);
-        assertThat(ProductTimer.fastest(2, new Card(Float.NaN, Float.NaN)).milliseconds()).isNaN();
+        assertThat(ProductTimer.fastest(3, new Card(Float.NaN, 2, Float.NaN)).candidate())
+                .isEqualTo(1);
+        assertThat(ProductTimer.fastest(2, new Card(Float.NaN, Float.NaN)).milliseconds())
+                .isNaN();
     }
 
     @Test
     void closeCandidatesAreTimedAgainAndTheSecondTimesDecide() {
         // The first looks best while the card's clock is still high.
         int[] calls = new int[2];
-        ProductTimer.Fastest fastest = ProductTimer.fastest(
-                2, (candidate, runs) -> candidate == 1 ? 1.01f : calls[0]++ < 3 ? 1f : 1.05f);
+        ProductTimer.Fastest fastest =
+                ProductTimer.fastest(2, (candidate, runs) -> candidate == 1 ? 1.01f : calls[0]++ < 3 ? 1f : 1.05f);
         assertThat(fastest).isEqualTo(new ProductTimer.Fastest(1, 1.01f));
     }
 

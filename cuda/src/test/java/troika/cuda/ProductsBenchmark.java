@@ -52,9 +52,8 @@ final class ProductsBenchmark implements AutoCloseable {
         List<String> options = List.of(arguments).subList(5, arguments.length);
         DType dtype = DType.valueOf(
                 options.stream().filter(o -> !o.equals("first")).findFirst().orElse("BF16"));
-        CudaDevice device = (CudaDevice) new CudaDeviceProvider()
-                .open("0", options.contains("first"))
-                .getFirst();
+        CudaDevice device = (CudaDevice)
+                new CudaDeviceProvider().open("0", options.contains("first")).getFirst();
         device.bind();
         System.out.println(device.name() + ", cuBLASLt " + CublasLt.version());
         try (ProductsBenchmark benchmark = new ProductsBenchmark(device, dtype)) {
@@ -81,12 +80,33 @@ final class ProductsBenchmark implements AutoCloseable {
         Shape x = Shape.of(rows, inputs);
         Shape weight = Shape.of(outputs, inputs);
         Shape out = Shape.of(rows, outputs);
-        product(name, "forward", times, x, weight, dtype, out, (a, b, c) ->
-                products.linear(stream, a, b, residual ? c : null, c));
-        product(name, "backward input", times, out, weight, dtype, x, (a, b, c) ->
-                products.linearBackwardInput(stream, a, b, c));
-        product(name, "backward weight", times, out, x, DType.F32, weight, (a, b, c) ->
-                products.linearBackwardWeight(stream, a, b, c, true));
+        product(
+                name,
+                "forward",
+                times,
+                x,
+                weight,
+                dtype,
+                out,
+                (a, b, c) -> products.linear(stream, a, b, residual ? c : null, c));
+        product(
+                name,
+                "backward input",
+                times,
+                out,
+                weight,
+                dtype,
+                x,
+                (a, b, c) -> products.linearBackwardInput(stream, a, b, c));
+        product(
+                name,
+                "backward weight",
+                times,
+                out,
+                x,
+                DType.F32,
+                weight,
+                (a, b, c) -> products.linearBackwardWeight(stream, a, b, c, true));
     }
 
     private void product(
@@ -150,8 +170,7 @@ final class ProductsBenchmark implements AutoCloseable {
     }
 
     private void print(String name, String shapes, double time, double flops) {
-        System.out.printf(
-                Locale.ROOT, "%-36s %-46s %9.4f ms %6.1f TFLOP/s%n", name, shapes, time, flops / time / 1e9);
+        System.out.printf(Locale.ROOT, "%-36s %-46s %9.4f ms %6.1f TFLOP/s%n", name, shapes, time, flops / time / 1e9);
     }
 
     @Override

@@ -120,12 +120,11 @@ class ProductsTest {
             error += (values[i] - expected[i]) * (values[i] - expected[i]);
             norm += expected[i] * expected[i];
         }
-        double tolerance =
-                switch (actual.dtype()) {
-                    case F32 -> 1e-5;
-                    case F16 -> 1e-3;
-                    case BF16, I32 -> 5e-3;
-                };
+        double tolerance = switch (actual.dtype()) {
+            case F32 -> 1e-5;
+            case F16 -> 1e-3;
+            case BF16, I32 -> 5e-3;
+        };
         assertThat(Math.sqrt(error / norm)).isLessThanOrEqualTo(tolerance);
     }
 
@@ -182,10 +181,21 @@ class ProductsTest {
 
     @ParameterizedTest
     @CsvSource({
-        "F32, 37, 72, 104, 0", "F32, 131, 67, 29, 1", "F32, 1, 33, 17, 3", "F32, 300, 513, 1, 1",
-        "BF16, 37, 72, 104, 0", "BF16, 131, 67, 29, 1", "BF16, 1, 33, 17, 3", "BF16, 300, 513, 1, 1",
-        "BF16, 256, 128, 512, 8", "BF16, 255, 130, 510, 2", "BF16, 64, 1, 64, 0",
-        "F16, 37, 72, 104, 0", "F16, 131, 67, 29, 1", "F16, 1, 33, 17, 3", "F16, 300, 513, 1, 1",
+        "F32, 37, 72, 104, 0",
+        "F32, 131, 67, 29, 1",
+        "F32, 1, 33, 17, 3",
+        "F32, 300, 513, 1, 1",
+        "BF16, 37, 72, 104, 0",
+        "BF16, 131, 67, 29, 1",
+        "BF16, 1, 33, 17, 3",
+        "BF16, 300, 513, 1, 1",
+        "BF16, 256, 128, 512, 8",
+        "BF16, 255, 130, 510, 2",
+        "BF16, 64, 1, 64, 0",
+        "F16, 37, 72, 104, 0",
+        "F16, 131, 67, 29, 1",
+        "F16, 1, 33, 17, 3",
+        "F16, 300, 513, 1, 1",
     })
     void oddSizesAndAddresses(DType dtype, int rows, int inputs, int outputs, int skipped) {
         Layer l = new Layer(dtype, rows, inputs, outputs, skipped);
@@ -297,10 +307,7 @@ class ProductsTest {
             other.beginCapture();
             products.linear(other, l.x, l.weight, null, l.out);
             other.endCapture();
-            assertThat(products.choices().values())
-                    .singleElement()
-                    .asString()
-                    .startsWith("the heuristic's first");
+            assertThat(products.choices().values()).singleElement().asString().startsWith("the heuristic's first");
         } finally {
             deterministic.close();
         }

@@ -6,6 +6,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Objects;
 import java.util.Random;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -19,8 +20,8 @@ class SavedAlgorithmTest {
 
     @Test
     void comesBackAsItWas() {
-        SavedAlgorithm decoded = SavedAlgorithm.decode(new SavedAlgorithm(algorithm(), 0.25f).encoded());
-        assertThat(decoded).isNotNull();
+        SavedAlgorithm decoded =
+                Objects.requireNonNull(SavedAlgorithm.decode(new SavedAlgorithm(algorithm(), 0.25f).encoded()));
         assertThat(decoded.bytes()).isEqualTo(algorithm());
         assertThat(decoded.milliseconds()).isEqualTo(0.25f);
     }
@@ -31,8 +32,10 @@ class SavedAlgorithmTest {
         assertThat(SavedAlgorithm.decode(null)).isNull();
         assertThat(SavedAlgorithm.decode(new byte[0])).isNull();
         assertThat(SavedAlgorithm.decode(algorithm())).isNull();
-        assertThat(SavedAlgorithm.decode(Arrays.copyOf(encoded, encoded.length - 1))).isNull();
-        assertThat(SavedAlgorithm.decode(Arrays.copyOf(encoded, encoded.length + 1))).isNull();
+        assertThat(SavedAlgorithm.decode(Arrays.copyOf(encoded, encoded.length - 1)))
+                .isNull();
+        assertThat(SavedAlgorithm.decode(Arrays.copyOf(encoded, encoded.length + 1)))
+                .isNull();
     }
 
     @Test
