@@ -35,7 +35,8 @@ class LayoutTest {
         TinyRun.Outcome outcome = TinyRun.run(job, STEPS);
         for (int step = 0; step < STEPS; step++) {
             float expected = ONE_RANK.losses().get(step);
-            assertThat(outcome.losses().get(step)).isCloseTo(expected, within(1e-5f * expected));
+            assertThat(outcome.losses().get(step))
+                    .isCloseTo(expected, within(TestDevices.layoutTolerance() * expected));
             float norm = ONE_RANK.norms().get(step);
             assertThat(outcome.norms().get(step)).isCloseTo(norm, within(1e-4f * norm));
         }
