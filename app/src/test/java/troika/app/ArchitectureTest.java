@@ -30,6 +30,7 @@ class ArchitectureTest {
             "tensor", List.of("ffi"),
             "comm", List.of("ffi", "tensor"),
             "cpu", List.of("ffi", "tensor"),
+            "cuda", List.of("ffi", "tensor", "comm"),
             "graph", List.of("ffi", "tensor"),
             "model", List.of("ffi", "tensor", "graph"),
             "plan", List.of("ffi", "tensor", "graph", "model"),
@@ -73,7 +74,7 @@ class ArchitectureTest {
     void onlyTheEngineUsesKernelsAndCommunicators() {
         noClasses()
                 .that()
-                .resideOutsideOfPackages("troika.train.engine", "troika.tensor..", "troika.comm..", "troika.cpu..")
+                .resideOutsideOfPackages("troika.train.engine", "troika.tensor..", "troika.comm..", "troika.cpu..", "troika.cuda..")
                 .should()
                 .dependOnClassesThat(assignableTo(Kernels.class)
                         .or(assignableTo(Communicator.class))

@@ -36,9 +36,14 @@ public record NativeLibrary(String name, SymbolLookup symbols) {
     ///
     /// @param resourceFolder where it lies on the class path, such as `org/bytedeco/dnnl/linux-x86_64`
     public static NativeLibrary load(String resourceFolder, String fileName) {
-        Path file = find(resourceFolder, fileName);
+        return load(find(resourceFolder, fileName));
+    }
+
+    /// Loads a library's file, or finds it loaded. Throws UnsatisfiedLinkError where it cannot be.
+    public static NativeLibrary load(Path file) {
         try {
-            return new NativeLibrary(fileName, SymbolLookup.libraryLookup(file, Arena.global()));
+            return new NativeLibrary(
+                    String.valueOf(file.getFileName()), SymbolLookup.libraryLookup(file, Arena.global()));
         } catch (IllegalArgumentException e) {
             throw unsatisfied("cannot load " + file + ": is it a library for this system?", e);
         }

@@ -53,9 +53,14 @@ public final class NativeMemory {
             throw new OutOfMemoryError("no " + bytes + " bytes of native memory");
         }
         ALL.asSlice(address, size).fill((byte) 0);
+        count(bytes);
+        return address;
+    }
+
+    /// Counts an allocation that was made elsewhere, such as a card's or pinned memory of its driver.
+    public static void count(long bytes) {
         ALLOCATIONS.incrementAndGet();
         ALLOCATED_BYTES.addAndGet(bytes);
-        return address;
     }
 
     /// Gives back what [#allocate] returned.

@@ -1,0 +1,280 @@
+package troika.cuda;
+
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import troika.ffi.NativeMemory;
+import troika.tensor.Device;
+import troika.tensor.Event;
+import troika.tensor.Kernels;
+import troika.tensor.Memory;
+import troika.tensor.Stream;
+import troika.tensor.Tensor;
+import troika.tensor.UserException;
+
+/// One card, through its primary context.
+final class CudaDevice implements Device {
+    /// Scratch memory of a stream that runs kernels: cuBLASLt's and cuDNN's, and partial sums.
+    static final long WORKSPACE_BYTES = 192L << 20;
+
+    private static final long PAGE = 4096;
+    private static final long LOGITS_AT_A_TIME = 128L << 20;
+
+    private final int ordinal;
+    private final boolean deterministic;
+    private final int handle;
+    private final long context;
+    private final String card;
+    private final int capability;
+    private final int multiprocessors;
+    private final long sharedMemoryPerBlock;
+    private final long totalBytes;
+    private final DiskCache cache = DiskCache.ofUser();
+    private final KernelLoader loader;
+    private final Transfers transfers;
+    private final Kernels kernels;
+
+    /// What the driver returned, by the aligned address that others know.
+    private final Map<Long, Long> allocations = new HashMap<>();
+
+    private final List<CudaStream> streams = new ArrayList<>();
+    private final List<CudaEvent> events = new ArrayList<>();
+    private boolean closed;
+
+    /// Opens a card that [CudaDeviceProvider] has found fit.
+    CudaDevice(int ordinal, boolean deterministic) {
+        this.ordinal = ordinal;
+        this.deterministic = deterministic;
+        handle = Driver.device(ordinal);
+        card = Driver.deviceName(handle);
+        capability = capability(handle);
+        multiprocessors = Driver.attribute(Driver.MULTIPROCESSORS, handle);
+        sharedMemoryPerBlock = Driver.attribute(Driver.SHARED_MEMORY_PER_BLOCK, handle);
+        totalBytes = Driver.totalMemory(handle);
+        context = Driver.primaryContextRetain(handle);
+        try {
+            loader = new KernelLoader(this);
+            transfers = new Transfers(this);
+            kernels = new CudaKernels(this);
+        } catch (Throwable e) {
+            // The context takes all with it that was made in it.
+            release(() -> Driver.primaryContextRelease(handle));
+            throw e;
+        }
+    }
+
+    /// 10 · major + minor, such as 89 for sm_89.
+    static int capability(int handle) {
+        return 10 * Driver.attribute(Driver.CAPABILITY_MAJOR, handle)
+                + Driver.attribute(Driver.CAPABILITY_MINOR, handle);
+    }
+
+    @Override
+    public String name() {
+        return "cuda:" + ordinal + " (" + card + ", " + (totalBytes >> 30) + " GiB, sm_" + capability + ", CUDA "
+                + Driver.version() / 1000 + "." + Driver.version() % 1000 / 10 + ")";
+    }
+
+    int ordinal() {
+        return ordinal;
+    }
+
+    /// 80, 89, 90, ...
+    int capability() {
+        return capability;
+    }
+
+    int multiprocessors() {
+        return multiprocessors;
+    }
+
+    /// The most shared memory that a block can ask for, in bytes.
+    long sharedMemoryPerBlock() {
+        return sharedMemoryPerBlock;
+    }
+
+    /// Whether two runs must agree bit for bit.
+    boolean deterministic() {
+        return deterministic;
+    }
+
+    /// The card, its capability and the driver: what a cached choice of algorithms depends on.
+    String identity() {
+        return card + ", sm_" + capability + ", " + multiprocessors + " multiprocessors, CUDA " + Driver.version()
+                + ", driver " + Nvml.driverVersion();
+    }
+
+    /// Makes this card's context current on the calling thread.
+    void bind() {
+        Driver.setCurrent(context);
+    }
+
+    /// A kernel of `troika/cuda/<source>.cu`, which is compiled on first use and loaded.
+    CudaFunction function(String source, String kernel) {
+        return loader.function(source, kernel);
+    }
+
+    DiskCache cache() {
+        return cache;
+    }
+
+    @Override
+    public synchronized Memory allocate(String name, long bytes) {
+        bind();
+        long size = Math.max(PAGE, Math.ceilDiv(bytes, PAGE) * PAGE);
+        try {
+            long base = Driver.memAlloc(size);
+            if (base % PAGE != 0) {
+                Driver.memFree(base);
+                base = Driver.memAlloc(size + PAGE);
+            }
+            long address = Math.ceilDiv(base, PAGE) * PAGE;
+            allocations.put(address, base);
+            transfers.zero(address, size);
+            NativeMemory.count(bytes);
+            return new Memory(name, address, bytes, false);
+        } catch (CudaException e) {
+            if (e.status() != CudaException.OUT_OF_MEMORY) {
+                throw e;
+            }
+            Driver.MemoryInfo memory = Driver.memoryInfo();
+            throw new UserException(
+                    outOfMemory(name, bytes, name(), memory, Nvml.otherProcesses(Driver.pciBusId(handle))), e);
+        }
+    }
+
+    /// The sentence that says what was wanted and what there is.
+    ///
+    /// @param others the processes that use the card beside this one, in words, or null where that is not
+    /// known
+    static String outOfMemory(
+            String name, long bytes, String device, Driver.MemoryInfo memory, @Nullable String others) {
+        return "The " + name + " needs " + gib(bytes) + " of memory on " + device + ", which has " + gib(memory.free())
+                + " free of " + gib(memory.total()) + (others == null ? "" : " (" + others + ")")
+                + ": use a smaller model, batch or sequence length"
+                + (others == null ? "." : ", or end what else uses the card.");
+    }
+
+    static String gib(long bytes) {
+        return String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30));
+    }
+
+    @Override
+    public synchronized Memory allocateHost(String name, long bytes) {
+        bind();
+        long size = Math.max(PAGE, Math.ceilDiv(bytes, PAGE) * PAGE);
+        long base;
+        try {
+            base = Driver.memHostAlloc(size + PAGE);
+        } catch (CudaException e) {
+            throw new UserException(
+                    "The " + name + " needs " + gib(bytes) + " of pinned host memory, which the driver does not get ("
+                            + e.getMessage() + "): free memory of this machine, or raise its limit of locked memory.",
+                    e);
+        }
+        long address = Math.ceilDiv(base, PAGE) * PAGE;
+        allocations.put(address, base);
+        NativeMemory.ALL.asSlice(address, size).fill((byte) 0);
+        NativeMemory.count(bytes);
+        return new Memory(name, address, bytes, true);
+    }
+
+    @Override
+    public synchronized void free(Memory memory) {
+        Long base = allocations.remove(memory.address());
+        if (base == null) {
+            throw new IllegalArgumentException(memory.name() + " is no memory of " + name());
+        }
+        release(() -> {
+            if (memory.host()) {
+                Driver.memFreeHost(base);
+            } else {
+                Driver.memFree(base);
+            }
+        });
+    }
+
+    @Override
+    public long workspaceBytes() {
+        return WORKSPACE_BYTES;
+    }
+
+    @Override
+    public long logitsAtATime() {
+        return LOGITS_AT_A_TIME;
+    }
+
+    @Override
+    public synchronized Stream stream(String name, @Nullable Tensor workspace) {
+        if (workspace != null && (workspace.bytes() < WORKSPACE_BYTES || workspace.address() % 256 != 0)) {
+            throw new IllegalArgumentException("the workspace of stream " + name + " has " + workspace.bytes()
+                    + " bytes instead of " + WORKSPACE_BYTES + ", or is not aligned to 256");
+        }
+        CudaStream stream = new CudaStream(this, name, workspace);
+        streams.add(stream);
+        return stream;
+    }
+
+    @Override
+    public synchronized Event event() {
+        CudaEvent event = new CudaEvent(this);
+        events.add(event);
+        return event;
+    }
+
+    @Override
+    public Kernels kernels() {
+        return kernels;
+    }
+
+    @Override
+    public void write(Tensor to, MemorySegment from) {
+        if (to.memory().host()) {
+            MemorySegment.copy(from, 0, NativeMemory.ALL, to.address(), to.bytes());
+        } else {
+            transfers.write(to.address(), from, to.bytes());
+        }
+    }
+
+    @Override
+    public void read(Tensor from, MemorySegment to) {
+        if (from.memory().host()) {
+            MemorySegment.copy(NativeMemory.ALL, from.address(), to, 0, from.bytes());
+        } else {
+            transfers.read(from.address(), to, from.bytes());
+        }
+    }
+
+    /// Gives something back. After a failure of the card all calls fail; those who met it first have
+    /// reported it, and closing must not hide it.
+    void release(Runnable call) {
+        try {
+            bind();
+            call.run();
+        } catch (CudaException e) {
+            // Nothing is lost: the process gives its context back when it ends.
+        }
+    }
+
+    synchronized void closed(CudaStream stream) {
+        streams.remove(stream);
+    }
+
+    /// Closes all streams and events, and frees memory that is left.
+    @Override
+    public synchronized void close() {
+        if (closed) {
+            return;
+        }
+        closed = true;
+        List.copyOf(streams).forEach(CudaStream::close);
+        events.forEach(event -> release(event::close));
+        transfers.close();
+        loader.close();
+        release(() -> Driver.primaryContextRelease(handle));
+    }
+}

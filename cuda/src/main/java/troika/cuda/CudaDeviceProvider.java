@@ -1,0 +1,81 @@
+package troika.cuda;
+
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import troika.tensor.Device;
+import troika.tensor.DeviceProvider;
+import troika.tensor.UserException;
+
+/// Opens `cuda:N`, the NVIDIA card of that number, as the driver counts them from 0.
+public final class CudaDeviceProvider implements DeviceProvider {
+    private static final int OLDEST_DRIVER = 12_000;
+    private static final int OLDEST_CAPABILITY = 80;
+
+    @Override
+    public String kind() {
+        return "cuda";
+    }
+
+    /// @param specification the card's number; 0 where it is empty
+    /// @param deterministic whether two runs must agree bit for bit
+    @Override
+    public List<Device> open(String specification, boolean deterministic) {
+        int ordinal = ordinal(specification);
+        CudaLibraries.driver();
+        requireDriver(Driver.version());
+        try {
+            Driver.init();
+        } catch (CudaException e) {
+            throw new UserException(
+                    "--devices cuda needs an NVIDIA card, and the driver does not find or start one ("
+                            + e.getMessage() + "): look at what nvidia-smi says"
+                            + visible(System.getenv("CUDA_VISIBLE_DEVICES")) + ".",
+                    e);
+        }
+        requireCard(ordinal, Driver.deviceCount());
+        int handle = Driver.device(ordinal);
+        requireCapability(ordinal, Driver.deviceName(handle), CudaDevice.capability(handle));
+        CudaLibraries.cublasLt();
+        return List.of(new CudaDevice(ordinal, deterministic));
+    }
+
+    static int ordinal(String specification) {
+        if (specification.contains(",")) {
+            throw new UserException("--devices cuda:" + specification + " names several cards, and training on several "
+                    + "comes with the layouts: name one, such as cuda:0.");
+        }
+        if (!specification.isEmpty() && !specification.matches("\\d{1,3}")) {
+            throw new UserException("--devices cuda:" + specification + " does not name a card: write cuda:N with its "
+                    + "number, from 0 on, such as cuda:0.");
+        }
+        return specification.isEmpty() ? 0 : Integer.parseInt(specification);
+    }
+
+    static void requireDriver(int version) {
+        if (version < OLDEST_DRIVER) {
+            throw new UserException("The NVIDIA driver of this machine runs CUDA " + version / 1000 + "."
+                    + version % 1000 / 10 + ", and Troika needs 12.0 or newer: update the driver.");
+        }
+    }
+
+    static void requireCard(int ordinal, int count) {
+        if (ordinal >= count) {
+            throw new UserException("--devices cuda:" + ordinal + " names a card that is not there: the driver has "
+                    + (count == 0 ? "none" : count == 1 ? "one, cuda:0" : count + ", cuda:0 to cuda:" + (count - 1))
+                    + visible(System.getenv("CUDA_VISIBLE_DEVICES")) + ".");
+        }
+    }
+
+    static void requireCapability(int ordinal, String card, int capability) {
+        if (capability < OLDEST_CAPABILITY) {
+            throw new UserException("Card cuda:" + ordinal + " (" + card + ") has compute capability "
+                    + capability / 10 + "." + capability % 10
+                    + ", and Troika needs 8.0 (Ampere) or newer: name another "
+                    + "card, or train with --devices cpu.");
+        }
+    }
+
+    private static String visible(@Nullable String variable) {
+        return variable == null ? "" : " (CUDA_VISIBLE_DEVICES is '" + variable + "')";
+    }
+}
