@@ -4,8 +4,9 @@ import java.io.IOException;
 import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.LibrarySearch;
 import troika.ffi.LibrarySearch.Found;
@@ -17,13 +18,15 @@ import troika.tensor.UserException;
 /// needed is missing.
 final class CudaLibraries {
     private static final LibrarySearch SEARCH = LibrarySearch.ofSystem();
+    private static final String DRIVER = "libcuda.so.1";
     private static final List<String> MAJORS = List.of("13", "12");
 
     private static @Nullable Found driver;
     private static @Nullable Toolkit toolkit;
     private static @Nullable Found cudnn;
     private static @Nullable Found nvml;
-    private static boolean optionalsSearched;
+    private static boolean cudnnSearched;
+    private static boolean nvmlSearched;
 
     private CudaLibraries() {}
 
@@ -33,7 +36,7 @@ final class CudaLibraries {
     static synchronized NativeLibrary driver() {
         Found found = driver;
         if (found == null) {
-            found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of("libcuda.so.1"));
+            found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of(DRIVER));
             driver = found;
         }
         return found.library();
@@ -49,30 +52,43 @@ final class CudaLibraries {
 
     /// cuDNN 9, or null.
     static synchronized @Nullable NativeLibrary cudnn() {
-        searchOptionals();
+        if (!cudnnSearched) {
+            cudnnSearched = true;
+            // It needs cuBLASLt and NVRTC, and takes those that are loaded.
+            toolkit();
+            cudnn = optional("libcudnn.so.9");
+        }
         return cudnn == null ? null : cudnn.library();
     }
 
     static synchronized @Nullable NativeLibrary nvml() {
-        searchOptionals();
+        if (!nvmlSearched) {
+            nvmlSearched = true;
+            nvml = optional("libnvidia-ml.so.1");
+        }
         return nvml == null ? null : nvml.library();
     }
 
-    /// The libraries found and where, a line each.
-    static synchronized String report() {
-        toolkit();
-        searchOptionals();
-        List<String> lines = new ArrayList<>();
-        lines.add("driver " + path(driver));
-        lines.add("NVRTC " + path(toolkit().nvrtc));
-        lines.add("cuBLASLt " + path(toolkit().cublasLt));
-        lines.add("cuDNN " + path(cudnn));
-        lines.add("NVML " + path(nvml));
-        return String.join("\n", lines);
+    /// Where the libraries were found that have been asked for so far, by their names in words.
+    static synchronized Map<String, Path> files() {
+        Map<String, Path> files = new LinkedHashMap<>();
+        put(files, "driver", driver);
+        put(files, "NVRTC", toolkit == null ? null : toolkit.nvrtc);
+        put(files, "cuBLASLt", toolkit == null ? null : toolkit.cublasLt);
+        put(files, "cuDNN", cudnn);
+        put(files, "NVML", nvml);
+        return files;
     }
 
-    private static String path(@Nullable Found found) {
-        return found == null ? "not found" : found.file().toString();
+    private static void put(Map<String, Path> files, String name, @Nullable Found found) {
+        if (found != null) {
+            files.put(name, found.file());
+        }
+    }
+
+    /// Whether a driver is there, though it may be one that does not load or has no card.
+    static boolean hasDriver() {
+        return !SEARCH.find(List.of(DRIVER)).isEmpty();
     }
 
     private static Toolkit toolkit() {
@@ -121,16 +137,6 @@ final class CudaLibraries {
             } catch (IOException | UnsatisfiedLinkError e) {
                 // NVRTC may find it by itself; if not, it says so.
             }
-        }
-    }
-
-    private static void searchOptionals() {
-        if (!optionalsSearched) {
-            optionalsSearched = true;
-            // cuDNN needs cuBLASLt and NVRTC, and takes those that are loaded.
-            toolkit();
-            cudnn = optional("libcudnn.so.9");
-            nvml = optional("libnvidia-ml.so.1");
         }
     }
 
