@@ -6,6 +6,7 @@ import java.nio.file.Path;
 import java.util.concurrent.atomic.AtomicBoolean;
 import troika.tensor.UserException;
 import troika.train.Generator;
+import troika.train.config.Devices;
 
 /// `troika generate`.
 final class GenerateCommand implements Command {
@@ -14,7 +15,7 @@ final class GenerateCommand implements Command {
     private int maxNewTokens = 200;
     private double temperature = 1;
     private long seed = 42;
-    private String devices = "cpu:1";
+    private String devices = Devices.AUTO;
     private final Options options = new Options("generate", "Continues a text with a trained model.")
             .text("DIR", "The model's folder. (required)", value -> model = value, "--model")
             .text("TEXT", "What to continue. (default: nothing)", value -> prompt = value, "--prompt")
@@ -24,7 +25,11 @@ final class GenerateCommand implements Command {
                     value -> temperature = value,
                     "--temperature")
             .count("Of the sampling. (default: 42)", value -> seed = value, "--seed")
-            .text("cpu:1", "The device. (default: cpu:1)", value -> devices = value, "--devices");
+            .text(
+                    "auto|cpu:1|cuda:N",
+                    "The device, as for train. (default: auto)",
+                    value -> devices = value,
+                    "--devices");
 
     @Override
     public String name() {
@@ -50,7 +55,8 @@ final class GenerateCommand implements Command {
         if (!(temperature >= 0) || Double.isInfinite(temperature)) {
             throw new UserException("--temperature must be at least 0, and is " + temperature + ".");
         }
-        generate(Path.of(model), devices, prompt, maxNewTokens, temperature, seed, out);
+        String device = Devices.of(devices, out::println).toString();
+        generate(Path.of(model), device, prompt, maxNewTokens, temperature, seed, out);
     }
 
     /// Prints prompt and continuation, as it comes.

@@ -50,7 +50,8 @@ public final class Main {
     }
 
     private static int dispatch(String[] arguments, PrintStream out) {
-        List<Command> commands = List.of(new QuickstartCommand(), new TrainCommand(), new GenerateCommand());
+        List<Command> commands =
+                List.of(new QuickstartCommand(), new TrainCommand(), new GenerateCommand(), new DoctorCommand());
         CommandSpec root = CommandSpec.create()
                 .name("troika")
                 .mixinStandardHelpOptions(true)
@@ -76,7 +77,8 @@ public final class Main {
                 return DONE;
             }
         }
-        throw new UserException("A subcommand is missing: give quickstart, train or generate, or see troika --help.");
+        throw new UserException(
+                "A subcommand is missing: give quickstart, train, generate or doctor, or see troika --help.");
     }
 
     private static String sentence(ParameterException e) {

@@ -46,7 +46,7 @@ final class QuickstartCommand implements Command {
                     value -> output = Path.of(value),
                     "--output")
             .count("Steps. (default: 1200)", value -> steps = value, "--max-steps")
-            .text("cpu:N", "Devices: N ranks on the CPU. (default: cpu:3)", value -> devices = value, "--devices")
+            .text("auto|cpu:N|cuda:N", "Devices, as for train. (default: cpu:3)", value -> devices = value, "--devices")
             .texts("PATH", "Text to train on. (default: jdk, the JDK's own source)", run::data, "--data");
 
     @Override
@@ -62,6 +62,7 @@ final class QuickstartCommand implements Command {
     @Override
     public void run(PrintStream out) {
         TrainingOptions resolved = run.devices(devices)
+                .notice(out::println)
                 .maxSteps(steps)
                 .warmupSteps(Math.min(WARMUP_STEPS, Math.max(0, steps) / 10))
                 .output(output.toString().isEmpty() ? unused() : output)

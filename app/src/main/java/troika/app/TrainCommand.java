@@ -42,8 +42,17 @@ final class TrainCommand implements Command {
                         run::tokenizer,
                         "--tokenizer")
                 .text("FILE", "DeepSpeed's JSON configuration.", file -> run.configFile(Path.of(file)), "--config")
-                .text("cpu:N", "Devices: N ranks on the CPU. (default: cpu:1)", run::devices, "--devices")
-                .integer("The same as --devices cpu:N.", run::numGpus, "--num-gpus", "--num_gpus")
+                .text(
+                        "auto|cpu:N|cuda:N",
+                        "cuda:0: the first NVIDIA card; cpu:N: N ranks on the CPU; auto: cuda:0 where it can be used,"
+                                + " else cpu:1. (default: auto)",
+                        run::devices,
+                        "--devices")
+                .integer(
+                        "Ranks: 1 is --devices auto; more are --devices cpu:N where there is no card.",
+                        run::numGpus,
+                        "--num-gpus",
+                        "--num_gpus")
                 .text(
                         "fp32|bf16",
                         "Element type of the computation; masters and moments are fp32. (default: bf16)",
@@ -149,7 +158,7 @@ final class TrainCommand implements Command {
 
     @Override
     public void run(PrintStream out) {
-        TrainingOptions resolved = run.build();
+        TrainingOptions resolved = run.notice(out::println).build();
         TrainingResult result = TrainingRun.of(resolved, ProgressBar.on(out, resolved.loggingSteps()), out);
         TrainingRun.report(result, out, "token");
     }

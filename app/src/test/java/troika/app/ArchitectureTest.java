@@ -74,7 +74,8 @@ class ArchitectureTest {
     void onlyTheEngineUsesKernelsAndCommunicators() {
         noClasses()
                 .that()
-                .resideOutsideOfPackages("troika.train.engine", "troika.tensor..", "troika.comm..", "troika.cpu..", "troika.cuda..")
+                .resideOutsideOfPackages(
+                        "troika.train.engine", "troika.tensor..", "troika.comm..", "troika.cpu..", "troika.cuda..")
                 .should()
                 .dependOnClassesThat(assignableTo(Kernels.class)
                         .or(assignableTo(Communicator.class))

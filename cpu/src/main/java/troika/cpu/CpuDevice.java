@@ -38,7 +38,8 @@ final class CpuDevice implements Device {
                 + OneDnn.instructionSet() + ")";
     }
 
-    private static String model() {
+    /// The processor's name.
+    static String model() {
         try (var lines = Files.lines(Path.of("/proc/cpuinfo"))) {
             return lines.filter(line -> line.startsWith("model name"))
                     .map(line -> line.substring(line.indexOf(':') + 1).strip())

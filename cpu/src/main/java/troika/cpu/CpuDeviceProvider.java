@@ -4,6 +4,8 @@ import java.util.ArrayList;
 import java.util.List;
 import troika.tensor.Device;
 import troika.tensor.DeviceProvider;
+import troika.tensor.Finding;
+import troika.tensor.Presence;
 import troika.tensor.UserException;
 
 /// Opens `cpu:N`, the machine's cores divided among N ranks.
@@ -48,6 +50,16 @@ public final class CpuDeviceProvider implements DeviceProvider {
             devices.add(new CpuDevice(rank, threads, spin));
         }
         return devices;
+    }
+
+    @Override
+    public Presence presence() {
+        return new Presence(1, "");
+    }
+
+    @Override
+    public List<Finding> diagnose() {
+        return new CpuDiagnosis().findings();
     }
 
     private static int number(String text, int most, String complaint) {

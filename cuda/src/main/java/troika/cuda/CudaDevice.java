@@ -121,12 +121,6 @@ final class CudaDevice implements Device {
                 + CudaLibraries.driverVersion() + ", driver " + Nvml.driverVersion();
     }
 
-    /// The card, how it is connected and the libraries in use, a line each.
-    String report() {
-        String link = Nvml.link(Driver.pciBusId(handle));
-        return name() + (link == null ? "" : ", " + link) + "\n" + CudaLibraries.report();
-    }
-
     /// Makes this card's context current on the calling thread.
     void bind() {
         Driver.setCurrent(context);

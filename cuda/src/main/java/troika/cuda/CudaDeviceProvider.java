@@ -4,6 +4,8 @@ import java.util.List;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.Device;
 import troika.tensor.DeviceProvider;
+import troika.tensor.Finding;
+import troika.tensor.Presence;
 import troika.tensor.UserException;
 
 /// Opens `cuda:N`, the NVIDIA card of that number, as the driver counts them from 0.
@@ -21,6 +23,33 @@ public final class CudaDeviceProvider implements DeviceProvider {
     @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
+        requireUsable(ordinal);
+        return List.of(new CudaDevice(ordinal, deterministic));
+    }
+
+    @Override
+    public Presence presence() {
+        if (!CudaLibraries.hasDriver()) {
+            return Presence.NONE;
+        }
+        try {
+            requireUsable(0);
+            return new Presence(Driver.deviceCount(), "");
+        } catch (UserException e) {
+            boolean noCard = e.getCause() instanceof CudaException cause && cause.status() == CudaException.NO_DEVICE;
+            return noCard ? Presence.NONE : new Presence(0, String.valueOf(e.getMessage()));
+        } catch (CudaException | LinkageError e) {
+            return new Presence(0, e.getMessage() + ".");
+        }
+    }
+
+    @Override
+    public List<Finding> diagnose() {
+        return new CudaDiagnosis().findings();
+    }
+
+    /// Throws [UserException] unless the card is there and all that it needs.
+    private static void requireUsable(int ordinal) {
         requireDriver(CudaLibraries.driverVersion());
         try {
             Driver.init();
@@ -35,7 +64,6 @@ public final class CudaDeviceProvider implements DeviceProvider {
         int handle = Driver.device(ordinal);
         requireCapability(ordinal, Driver.deviceName(handle), CudaDevice.capability(handle));
         CudaLibraries.cublasLt();
-        return List.of(new CudaDevice(ordinal, deterministic));
     }
 
     static int ordinal(String specification) {

@@ -12,7 +12,9 @@ import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Comparator;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.LibrarySearch;
@@ -26,6 +28,7 @@ import troika.tensor.UserException;
 /// needed is missing.
 final class CudaLibraries {
     private static final LibrarySearch SEARCH = LibrarySearch.ofSystem();
+    private static final String DRIVER = "libcuda.so.1";
     private static final List<String> MAJORS = List.of("13", "12");
 
     private static @Nullable Found driver;
@@ -44,7 +47,7 @@ final class CudaLibraries {
     static synchronized NativeLibrary driver() {
         Found found = driver;
         if (found == null) {
-            found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of("libcuda.so.1"));
+            found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of(DRIVER));
             driver = found;
         }
         return found.library();
@@ -90,16 +93,26 @@ final class CudaLibraries {
         return nvml == null ? null : nvml.library();
     }
 
-    /// The libraries found and where, a line each.
-    static synchronized String report() {
-        cudnn();
-        nvml();
-        return "driver " + path(driver) + "\nNVRTC " + path(toolkit().nvrtc) + "\ncuBLASLt " + path(toolkit().cublasLt)
-                + "\ncuDNN " + path(cudnn) + "\nNVML " + path(nvml);
+    /// Where the libraries were found that have been asked for so far, by their names in words.
+    static synchronized Map<String, Path> files() {
+        Map<String, Path> files = new LinkedHashMap<>();
+        put(files, "driver", driver);
+        put(files, "NVRTC", toolkit == null ? null : toolkit.nvrtc);
+        put(files, "cuBLASLt", toolkit == null ? null : toolkit.cublasLt);
+        put(files, "cuDNN", cudnn);
+        put(files, "NVML", nvml);
+        return files;
     }
 
-    private static String path(@Nullable Found found) {
-        return found == null ? "not found" : found.file().toString();
+    private static void put(Map<String, Path> files, String name, @Nullable Found found) {
+        if (found != null) {
+            files.put(name, found.file());
+        }
+    }
+
+    /// Whether a driver is there, though it may be one that does not load or has no card.
+    static boolean hasDriver() {
+        return !SEARCH.find(List.of(DRIVER)).isEmpty();
     }
 
     private static Toolkit toolkit() {

@@ -68,7 +68,6 @@ class CudaDeviceTest {
         assertThat(device.identity()).contains("sm_" + device.capability()).contains("driver ");
         assertThat(device.multiprocessors()).isPositive();
         assertThat(device.sharedMemoryPerBlock()).isGreaterThan(48 << 10);
-        assertThat(device.report()).contains(device.name()).contains("libcublasLt.so.");
     }
 
     @Test

@@ -14,4 +14,11 @@ public interface DeviceProvider {
     /// @param deterministic whether every result must be the same, bit for bit, on every call with the
     /// same arguments
     List<Device> open(String specification, boolean deterministic);
+
+    /// Whether devices of this kind can be used here, quickly answered; throws nothing.
+    Presence presence();
+
+    /// Looks at the devices of this kind and what they need, and measures them: a few seconds of work. What goes wrong
+    /// is a finding too; throws nothing.
+    List<Finding> diagnose();
 }

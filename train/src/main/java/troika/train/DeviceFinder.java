@@ -5,22 +5,23 @@ import java.util.ServiceLoader;
 import troika.tensor.Device;
 import troika.tensor.DeviceProvider;
 import troika.tensor.UserException;
+import troika.train.config.Devices;
 
 /// Opens what `--devices` names.
 final class DeviceFinder {
     private DeviceFinder() {}
 
-    /// @param devices such as "cpu:3"
+    /// @param text such as "cpu:3"
     /// @param deterministic as [DeviceProvider#open] has it
     /// @return one device a rank
-    static List<Device> open(String devices, boolean deterministic) {
-        int colon = devices.indexOf(':');
-        String kind = colon < 0 ? devices : devices.substring(0, colon);
+    static List<Device> open(String text, boolean deterministic) {
+        Devices devices = Devices.of(text, _ -> {});
         for (DeviceProvider provider : ServiceLoader.load(DeviceProvider.class)) {
-            if (provider.kind().equals(kind)) {
-                return provider.open(colon < 0 ? "" : devices.substring(colon + 1), deterministic);
+            if (provider.kind().equals(devices.kind())) {
+                return provider.open(devices.specification(), deterministic);
             }
         }
-        throw new UserException("There is no device of kind " + kind + " in this build: give --devices cpu:N.");
+        throw new UserException(
+                "There are no devices of kind " + devices.kind() + " in this build: give --devices cpu:N.");
     }
 }

@@ -87,7 +87,7 @@ public final class Runs {
                 .tokenizer("byte")
                 .data(List.of(text(parent, 8).toString()))
                 .dtype(DType.F32)
-                .devices("cpu:1")
+                .devices(TestDevices.named(1))
                 .sequenceLength(32)
                 .trainBatchSize(8)
                 .maxSteps(6)

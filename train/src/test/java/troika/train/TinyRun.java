@@ -8,7 +8,6 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
-import java.util.ServiceLoader;
 import java.util.function.Function;
 import java.util.function.IntConsumer;
 import troika.graph.Model;
@@ -20,7 +19,6 @@ import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
-import troika.tensor.DeviceProvider;
 import troika.train.config.Recompute;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
@@ -120,14 +118,9 @@ public final class TinyRun {
                 "float32");
     }
 
-    /// One CPU device a rank.
+    /// One device a rank: the CPU's, or those that `troika.test.devices` names.
     public static List<Device> devices(int ranks) {
-        for (DeviceProvider provider : ServiceLoader.load(DeviceProvider.class)) {
-            if (provider.kind().equals("cpu")) {
-                return provider.open(String.valueOf(ranks), true);
-            }
-        }
-        throw new IllegalStateException("no CPU devices");
+        return TestDevices.open(ranks);
     }
 
     /// What a run showed.

@@ -134,7 +134,7 @@ class TransformersParityTest {
     @ValueSource(strings = {"plain", "gqa", "tied", "head64", "head128", "scaled", "sharded"})
     void logitsAgreeTokenByToken(String name) {
         Path folder = fixture(name);
-        try (Decoder decoder = Decoder.open(folder, "cpu:1", SEQUENCE, DType.F32);
+        try (Decoder decoder = Decoder.open(folder, TestDevices.named(1), SEQUENCE, DType.F32);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {
             float[] logits = floats(expected.tensor("logits"));
             MemorySegment ids = expected.tensor("ids").data();

@@ -5,8 +5,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
+import java.util.ServiceLoader;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
+import troika.tensor.DeviceProvider;
 import troika.tensor.UserException;
 import troika.train.config.BatchSizes.Given;
 import troika.train.config.DeepSpeedConfig.Optimizer;
@@ -123,16 +125,18 @@ final class Resolution {
     }
 
     private Devices devices() {
-        Devices devices = given.devices == null ? null : Devices.of(given.devices);
+        Devices devices = given.devices == null ? null : Devices.of(given.devices, given.notice);
         if (given.numGpus == null) {
-            return devices == null ? Devices.of("cpu:1") : devices;
+            return devices == null ? Devices.of(Devices.AUTO, given.notice) : devices;
         }
-        Devices counted = Devices.of("cpu:" + inRange("--num-gpus", given.numGpus, 1, 1024));
-        if (devices != null && !devices.equals(counted)) {
+        int ranks = (int) inRange("--num-gpus", given.numGpus, 1, 1024);
+        if (devices != null && devices.ranks() != ranks) {
             throw new UserException(
-                    "--num-gpus " + given.numGpus + " contradicts --devices " + given.devices + ": give one of them.");
+                    "--num-gpus " + ranks + " contradicts --devices " + given.devices + ": give one of them.");
         }
-        return counted;
+        return devices == null
+                ? Devices.counted(ranks, ServiceLoader.load(DeviceProvider.class), given.notice)
+                : devices;
     }
 
     private BatchSizes batch(int ranks) {

@@ -13,7 +13,7 @@ import troika.tensor.DType;
 /// @param data text to train on: files, folders, globs, `jdk` or `synthetic`
 /// @param tokenizer a tokenizer.json, or `byte`
 /// @param configFile DeepSpeed's JSON file, already resolved into these options; null: none
-/// @param devices kind and number of ranks, such as `cpu:3`
+/// @param devices such as `cpu:3`, three ranks, or `cuda:0`
 /// @param dtype of weights and activations in compute: F32 or BF16; masters and moments are F32
 /// @param sequenceLength tokens of a sequence
 /// @param batch sequences of a step and how they are cut into microbatches

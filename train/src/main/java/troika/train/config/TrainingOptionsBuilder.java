@@ -2,6 +2,7 @@ package troika.train.config;
 
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
 
@@ -118,6 +119,8 @@ public final class TrainingOptionsBuilder {
     @Nullable
     Path dumpProgram;
 
+    Consumer<String> notice = _ -> {};
+
     TrainingOptionsBuilder() {}
 
     /// Merges these values with DeepSpeed's file, solves the batch equation and fills in defaults. Throws
@@ -157,7 +160,8 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// Kind and number of ranks, such as `cpu:3` (default cpu:1).
+    /// `auto`, `cpu:N` for N ranks, or a card such as `cuda:0` (default auto: the first card where there is one that
+    /// can be used, else cpu:1).
     public TrainingOptionsBuilder devices(String devices) {
         this.devices = devices;
         return this;
@@ -193,7 +197,7 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// Ranks, as users of DeepSpeed say it; the same as `devices` of cpu and that number.
+    /// Ranks, as users of DeepSpeed say it: 1 is `devices` of auto, more are so many CPU ranks where there is no card.
     public TrainingOptionsBuilder numGpus(int numGpus) {
         this.numGpus = numGpus;
         return this;
@@ -346,6 +350,13 @@ public final class TrainingOptionsBuilder {
     /// File to write the step program to.
     public TrainingOptionsBuilder dumpProgram(Path dumpProgram) {
         this.dumpProgram = dumpProgram;
+        return this;
+    }
+
+    /// Who hears, a sentence each, what a user should know of how [#build] resolved the options: that a card which is
+    /// there cannot be used (default nobody).
+    public TrainingOptionsBuilder notice(Consumer<String> notice) {
+        this.notice = notice;
         return this;
     }
 }

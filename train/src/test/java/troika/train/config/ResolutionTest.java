@@ -182,7 +182,7 @@ class ResolutionTest {
         refused(run().zeroStage(3), "--zero-stage must be from 0 to 2, and is 3");
         refused(run().sequenceLength(1), "--sequence-length");
         refused(run().maxSteps(-2), "--max-steps must be at least 0, and is -2");
-        refused(run().devices("cuda:3"), "cuda:3");
+        refused(run().devices("tpu:3"), "tpu:3");
         refused(run().devices("cpu:0"), "cpu:0");
         refused(run().devices("cpu:-1"), "cpu:-1");
         refused(run().dtype(DType.F16), "--dtype must be fp32 or bf16, and is fp16");

@@ -1,0 +1,34 @@
+package troika.train;
+
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import java.util.List;
+import troika.tensor.Device;
+
+/// The devices that tests train on: CPU ranks, or what the system property `troika.test.devices` names, such as
+/// `cuda:0`. Tests of more ranks than that are then skipped.
+final class TestDevices {
+    private static final String PROPERTY = "troika.test.devices";
+    private static final String NAMED = System.getProperty(PROPERTY, "");
+
+    private TestDevices() {}
+
+    /// What `--devices` would say for this number of ranks.
+    static String named(int ranks) {
+        if (NAMED.isEmpty()) {
+            return "cpu:" + ranks;
+        }
+        assumeTrue(ranks == 1, "-D" + PROPERTY + "=" + NAMED + " is one device, and this test has " + ranks + " ranks");
+        return NAMED;
+    }
+
+    /// One device a rank.
+    static List<Device> open(int ranks) {
+        return DeviceFinder.open(named(ranks), true);
+    }
+
+    /// How far the losses of two fp32 layouts of one job may differ, relatively.
+    static float layoutTolerance() {
+        return NAMED.isEmpty() || NAMED.startsWith("cpu") ? 1e-5f : 1e-4f;
+    }
+}
