@@ -395,16 +395,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
                             flag(stored && gradient));
         }
         function("loss", "sum_losses")
-                .launch(
-                        cuda,
-                        1,
-                        MOST_THREADS,
-                        0,
-                        losses,
-                        rows,
-                        scale.address(),
-                        loss.address(),
-                        flag(accumulate));
+                .launch(cuda, 1, MOST_THREADS, 0, losses, rows, scale.address(), loss.address(), flag(accumulate));
     }
 
     @Override
@@ -412,8 +403,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
         KernelArguments.sumSquares(x, out);
         CudaStream cuda = (CudaStream) stream;
         int block = 512;
-        int blocks = Math.toIntExact(
-                Math.min(2L * device.multiprocessors(), Math.ceilDiv(x.elements(), 16L * block)));
+        int blocks = Math.toIntExact(Math.min(2L * device.multiprocessors(), Math.ceilDiv(x.elements(), 16L * block)));
         long partials = workspace(cuda, 8L * blocks);
         if (blocks > 0) {
             function("optimizer", "sum_squares_" + suffix(DType.F32, vectors(0, x)))
@@ -424,8 +414,7 @@ final class CudaKernels implements Kernels, AutoCloseable {
     }
 
     @Override
-    public void clipFactor(
-            Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
+    public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         KernelArguments.clipFactor(sumSquares, loss, unscale, out);
         function("optimizer", "clip_factor")
                 .launch(

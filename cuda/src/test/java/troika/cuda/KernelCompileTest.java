@@ -30,8 +30,8 @@ class KernelCompileTest {
     /// The names of all sources, without `.cu`.
     static List<String> sources() throws IOException, URISyntaxException {
         URL prelude = Objects.requireNonNull(KernelLoader.class.getResource("/troika/cuda/common.cuh"));
-        try (Stream<Path> files = Files.list(
-                Objects.requireNonNull(Path.of(prelude.toURI()).getParent()))) {
+        try (Stream<Path> files =
+                Files.list(Objects.requireNonNull(Path.of(prelude.toURI()).getParent()))) {
             return files.map(file -> String.valueOf(file.getFileName()))
                     .filter(name -> name.endsWith(".cu"))
                     .map(name -> name.substring(0, name.length() - ".cu".length()))
@@ -106,6 +106,7 @@ class KernelCompileTest {
     private static String around(String output, int place) {
         int before = output.lastIndexOf('\n', Math.max(0, place - 2));
         int end = output.indexOf('\n', place);
-        return output.substring(Math.max(0, output.lastIndexOf('\n', Math.max(0, before - 1))), end).strip();
+        return output.substring(Math.max(0, output.lastIndexOf('\n', Math.max(0, before - 1))), end)
+                .strip();
     }
 }

@@ -38,7 +38,15 @@ public final class KernelArguments {
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
     }
 
-    public static void rmsNormBackward(Tensor gradOut, Tensor x, Tensor weight, Tensor rstd, @Nullable Tensor residual, Tensor gradX, Tensor gradWeight, @Nullable Tensor out) {
+    public static void rmsNormBackward(
+            Tensor gradOut,
+            Tensor x,
+            Tensor weight,
+            Tensor rstd,
+            @Nullable Tensor residual,
+            Tensor gradX,
+            Tensor gradWeight,
+            @Nullable Tensor out) {
         Check check = new Check("rmsNormBackward")
                 .and("gradOut", gradOut)
                 .and("x", x)
@@ -104,7 +112,14 @@ public final class KernelArguments {
         check.statistics(shape, positions, logSumExp);
     }
 
-    public static void attentionBackward(AttentionShape shape, Tensor gradOut, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp, Tensor gradQkv) {
+    public static void attentionBackward(
+            AttentionShape shape,
+            Tensor gradOut,
+            Tensor qkv,
+            Tensor positions,
+            Tensor out,
+            Tensor logSumExp,
+            Tensor gradQkv) {
         Check check = new Check("attentionBackward")
                 .and("gradOut", gradOut)
                 .and("qkv", qkv)
@@ -118,7 +133,8 @@ public final class KernelArguments {
         check.statistics(shape, positions, logSumExp);
     }
 
-    public static void attentionDecode(AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out) {
+    public static void attentionDecode(
+            AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out) {
         Check check = new Check("attentionDecode")
                 .and("qkv", qkv)
                 .and("position", position)
@@ -185,7 +201,15 @@ public final class KernelArguments {
                 "sumSquares, loss and unscale have one element, out has two");
     }
 
-    public static void adamw(Tensor master, Tensor moment1, Tensor moment2, Tensor gradient, Tensor weight, Tensor clip, Tensor scalars, long decayed) {
+    public static void adamw(
+            Tensor master,
+            Tensor moment1,
+            Tensor moment2,
+            Tensor gradient,
+            Tensor weight,
+            Tensor clip,
+            Tensor scalars,
+            long decayed) {
         Check check = new Check("adamw")
                 .and("master", master)
                 .and("moment1", moment1)

@@ -119,12 +119,11 @@ interface OptimizerContract extends FixtureHolder {
         double[] rounded = fixture().read(weight);
         for (int i = 0; i < exact.length; i++) {
             float value = (float) exact[i];
-            float expected =
-                    switch (weight.dtype()) {
-                        case BF16 -> Float.intBitsToFloat(KernelsFixture.bf16(value) << 16);
-                        case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
-                        case F32, I32 -> value;
-                    };
+            float expected = switch (weight.dtype()) {
+                case BF16 -> Float.intBitsToFloat(KernelsFixture.bf16(value) << 16);
+                case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
+                case F32, I32 -> value;
+            };
             assertThat(Float.valueOf((float) rounded[i])).isEqualTo(Float.valueOf(expected));
         }
     }
@@ -165,7 +164,8 @@ interface OptimizerContract extends FixtureHolder {
         Tensor master = fixture().normal(DType.F32, n);
         Tensor moment1 = fixture().normal(DType.BF16, n);
         Tensor moment2 = fixture().poisoned(DType.BF16, n);
-        double[] squares = Arrays.stream(fixture().gaussians(n, 0.1)).map(x -> x * x).toArray();
+        double[] squares =
+                Arrays.stream(fixture().gaussians(n, 0.1)).map(x -> x * x).toArray();
         fixture().write(moment2, squares);
         Tensor gradient = fixture().floats(new double[n]);
         Tensor weight = fixture().poisoned(dtype, n);
