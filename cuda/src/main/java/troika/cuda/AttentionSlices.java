@@ -13,9 +13,9 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
     // cuDNN's tiles: buffers of scores have rows and columns rounded up.
     private static final int SCORES_MULTIPLE = 128;
 
-    // Packed sequences have room for documents of 128 tokens on average, where a part's memory allows, else
-    // of more: each slot, also an empty one, is a launch of blocks for a whole sequence. To be measured
-    // with real corpora.
+    // Packed sequences have room for documents of 128 tokens on average and one that is cut, where a part's
+    // memory allows, else for fewer: each slot, also an empty one, is a launch of blocks for a whole
+    // sequence. To be measured with real corpora.
     private static final int SLOT_TOKENS = 128;
     private static final int MOST_SLOTS = 32;
     private static final int FEWEST_SLOTS = 8;
@@ -36,7 +36,7 @@ record AttentionSlices(int sequences, int keyValueHeads, int slots) {
         if (!shape.packed()) {
             return dense(shape, kind, bytes);
         }
-        int most = Math.min(MOST_SLOTS, Math.max(1, Math.ceilDiv(shape.sequence(), SLOT_TOKENS)));
+        int most = Math.min(MOST_SLOTS, 1 + Math.ceilDiv(shape.sequence(), SLOT_TOKENS));
         for (int slots = most; slots >= Math.min(most, FEWEST_SLOTS); slots /= 2) {
             int sequences = mostSequences(shape, kind, slots, bytes - listBytes(shape.batch(), slots));
             if (sequences > 0) {
