@@ -14,7 +14,7 @@ final class CudaKernelsTest extends KernelsContract {
         try {
             return new CudaDeviceProvider().open("0", true).getFirst();
         } catch (UserException e) {
-            return Assumptions.abort(e.getMessage());
+            return Assumptions.abort(String.valueOf(e.getMessage()));
         }
     }
 }
