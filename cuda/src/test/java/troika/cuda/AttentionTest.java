@@ -224,7 +224,7 @@ final class AttentionTest {
             Result result = problem.run(own, false);
             problem.assertRight(result);
 
-            assertThat(problem.run(own, true).bits).as("a second run's bits").isEqualTo(result.bits);
+            assertThat(problem.run(own, true).bits.toArray(byte[][]::new)).as("a second run's bits").isDeepEqualTo(result.bits.toArray(byte[][]::new));
             assertThat(own.notes()).hasSize(2).allMatch(note -> note.contains("own kernels"));
         }
     }
@@ -248,9 +248,9 @@ final class AttentionTest {
                 problem.assertRight(result);
                 assertThat(chosen.notes()).hasSize(2);
                 if (deterministic) {
-                    assertThat(problem.run(chosen, true).bits)
+                    assertThat(problem.run(chosen, true).bits.toArray(byte[][]::new))
                             .as("a second run's bits")
-                            .isEqualTo(result.bits);
+                            .isDeepEqualTo(result.bits.toArray(byte[][]::new));
                 } else {
                     problem.assertRight(problem.run(chosen, true));
                 }
