@@ -39,11 +39,13 @@ final class CudaDevice implements Device {
     private final Kernels kernels;
 
     /// What the driver returned, by the aligned address that others know.
-    private final Map<Long, Long> allocations = new HashMap<>();
+    private final Map<Long, Allocation> allocations = new HashMap<>();
 
     private final List<CudaStream> streams = new ArrayList<>();
     private final List<CudaEvent> events = new ArrayList<>();
     private boolean closed;
+
+    private record Allocation(long base, boolean host) {}
 
     /// Opens a card that [CudaDeviceProvider] has found fit.
     CudaDevice(int ordinal, boolean deterministic) {
@@ -55,7 +57,7 @@ final class CudaDevice implements Device {
         multiprocessors = Driver.attribute(Driver.MULTIPROCESSORS, handle);
         sharedMemoryPerBlock = Driver.attribute(Driver.SHARED_MEMORY_PER_BLOCK, handle);
         totalBytes = Driver.totalMemory(handle);
-        context = Driver.primaryContextRetain(handle);
+        context = context(ordinal, card, handle);
         try {
             loader = new KernelLoader(this);
             transfers = new Transfers(this);
@@ -64,6 +66,17 @@ final class CudaDevice implements Device {
             // The context takes all with it that was made in it.
             release(() -> Driver.primaryContextRelease(handle));
             throw e;
+        }
+    }
+
+    private static long context(int ordinal, String card, int handle) {
+        try {
+            return Driver.primaryContextRetain(handle);
+        } catch (CudaException e) {
+            throw new UserException(
+                    "Card cuda:" + ordinal + " (" + card + ") cannot be used (" + e.getMessage()
+                            + "): look with nvidia-smi whether other processes hold it or fill its memory.",
+                    e);
         }
     }
 
@@ -76,7 +89,7 @@ final class CudaDevice implements Device {
     @Override
     public String name() {
         return "cuda:" + ordinal + " (" + card + ", " + (totalBytes >> 30) + " GiB, sm_" + capability + ", CUDA "
-                + Driver.version() / 1000 + "." + Driver.version() % 1000 / 10 + ")";
+                + CudaLibraries.driverVersion() / 1000 + "." + CudaLibraries.driverVersion() % 1000 / 10 + ")";
     }
 
     int ordinal() {
@@ -104,8 +117,14 @@ final class CudaDevice implements Device {
 
     /// The card, its capability and the driver: what a cached choice of algorithms depends on.
     String identity() {
-        return card + ", sm_" + capability + ", " + multiprocessors + " multiprocessors, CUDA " + Driver.version()
-                + ", driver " + Nvml.driverVersion();
+        return card + ", sm_" + capability + ", " + multiprocessors + " multiprocessors, CUDA "
+                + CudaLibraries.driverVersion() + ", driver " + Nvml.driverVersion();
+    }
+
+    /// The card, how it is connected and the libraries in use, a line each.
+    String report() {
+        String link = Nvml.link(Driver.pciBusId(handle));
+        return name() + (link == null ? "" : ", " + link) + "\n" + CudaLibraries.report();
     }
 
     /// Makes this card's context current on the calling thread.
@@ -133,7 +152,7 @@ final class CudaDevice implements Device {
                 base = Driver.memAlloc(size + PAGE);
             }
             long address = Math.ceilDiv(base, PAGE) * PAGE;
-            allocations.put(address, base);
+            allocations.put(address, new Allocation(base, false));
             transfers.zero(address, size);
             NativeMemory.count(bytes);
             return new Memory(name, address, bytes, false);
@@ -153,14 +172,18 @@ final class CudaDevice implements Device {
     /// known
     static String outOfMemory(
             String name, long bytes, String device, Driver.MemoryInfo memory, @Nullable String others) {
-        return "The " + name + " needs " + gib(bytes) + " of memory on " + device + ", which has " + gib(memory.free())
-                + " free of " + gib(memory.total()) + (others == null ? "" : " (" + others + ")")
+        return "The " + name + " needs " + size(bytes) + " of memory on " + device + ", which has "
+                + size(memory.free())
+                + " free of " + size(memory.total()) + (others == null ? "" : " (" + others + ")")
                 + ": use a smaller model, batch or sequence length"
                 + (others == null ? "." : ", or end what else uses the card.");
     }
 
-    static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30));
+    /// Such as "1.50 GiB" or "3.0 MiB".
+    static String size(long bytes) {
+        return bytes >= 1L << 30
+                ? String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30))
+                : String.format(Locale.ROOT, "%.1f MiB", bytes / (double) (1L << 20));
     }
 
     @Override
@@ -171,13 +194,16 @@ final class CudaDevice implements Device {
         try {
             base = Driver.memHostAlloc(size + PAGE);
         } catch (CudaException e) {
+            if (e.status() != CudaException.OUT_OF_MEMORY && e.status() != CudaException.OPERATING_SYSTEM) {
+                throw e;
+            }
             throw new UserException(
-                    "The " + name + " needs " + gib(bytes) + " of pinned host memory, which the driver does not get ("
+                    "The " + name + " needs " + size(bytes) + " of pinned host memory, which the driver does not get ("
                             + e.getMessage() + "): free memory of this machine, or raise its limit of locked memory.",
                     e);
         }
         long address = Math.ceilDiv(base, PAGE) * PAGE;
-        allocations.put(address, base);
+        allocations.put(address, new Allocation(base, true));
         NativeMemory.ALL.asSlice(address, size).fill((byte) 0);
         NativeMemory.count(bytes);
         return new Memory(name, address, bytes, true);
@@ -185,15 +211,20 @@ final class CudaDevice implements Device {
 
     @Override
     public synchronized void free(Memory memory) {
-        Long base = allocations.remove(memory.address());
-        if (base == null) {
+        Allocation allocation = allocations.remove(memory.address());
+        if (allocation != null) {
+            free(allocation);
+        } else if (!closed) {
             throw new IllegalArgumentException(memory.name() + " is no memory of " + name());
         }
+    }
+
+    private void free(Allocation allocation) {
         release(() -> {
-            if (memory.host()) {
-                Driver.memFreeHost(base);
+            if (allocation.host) {
+                Driver.memFreeHost(allocation.base);
             } else {
-                Driver.memFree(base);
+                Driver.memFree(allocation.base);
             }
         });
     }
@@ -273,6 +304,8 @@ final class CudaDevice implements Device {
         closed = true;
         List.copyOf(streams).forEach(CudaStream::close);
         events.forEach(event -> release(event::close));
+        allocations.values().forEach(this::free);
+        allocations.clear();
         transfers.close();
         loader.close();
         release(() -> Driver.primaryContextRelease(handle));

@@ -39,13 +39,12 @@ final class CudaDiagnosis {
 
     private boolean driver() {
         try {
-            CudaLibraries.driver();
-            int version = Driver.version();
+            int version = CudaLibraries.driverVersion();
             add(SECTION, "NVIDIA driver", "CUDA " + version / 1000 + "." + version % 1000 / 10, path("driver"));
             CudaDeviceProvider.requireDriver(version);
             Driver.init();
             return true;
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, findings.isEmpty() ? "NVIDIA driver" : "cards", e);
             return false;
         }
@@ -62,7 +61,7 @@ final class CudaDiagnosis {
             NativeLibrary cublasLt = CudaLibraries.cublasLt();
             add(SECTION, "NVRTC", Nvrtc.version(), path("NVRTC"));
             add(SECTION, "cuBLASLt", dotted(version(cublasLt, "cublasLtGetVersion")), path("cuBLASLt"));
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, "NVRTC and cuBLASLt", e);
             return;
         }
@@ -72,7 +71,7 @@ final class CudaDiagnosis {
                     SECTION,
                     "cuDNN",
                     "attention is faster with it: install cuDNN 9 (with Python: pip install nvidia-cudnn-cu"
-                            + Driver.version() / 1000 + ")"));
+                            + CudaLibraries.driverVersion() / 1000 + ")"));
         } else {
             add(SECTION, "cuDNN", dotted(version(cudnn, "cudnnGetVersion")), path("cuDNN"));
         }
@@ -97,6 +96,10 @@ final class CudaDiagnosis {
         return version / 10_000 + "." + version / 100 % 100 + "." + version % 100;
     }
 
+    private static String gib(long bytes) {
+        return String.format(Locale.ROOT, "%.1f GiB", bytes / (double) (1L << 30));
+    }
+
     private void cards() {
         List<CardProbe> probes = new ArrayList<>();
         try {
@@ -114,7 +117,7 @@ final class CudaDiagnosis {
                     }
                 }
             }
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, "measurements", e);
         } finally {
             probes.forEach(CardProbe::close);
@@ -146,7 +149,7 @@ final class CudaDiagnosis {
         add(
                 section,
                 "memory",
-                CudaDevice.gib(memory.free()) + " free of " + CudaDevice.gib(memory.total()),
+                gib(memory.free()) + " free of " + gib(memory.total()),
                 others == null ? "" : others);
         if (memory.free() < CardProbe.NEEDED_BYTES) {
             add(section, "bandwidth", "not measured", "too little of the card's memory is free");
@@ -158,7 +161,7 @@ final class CudaDiagnosis {
         add(
                 section,
                 "pinned host memory",
-                (pinned == MOST_PINNED ? "at least " : "") + CudaDevice.gib(pinned),
+                (pinned == MOST_PINNED ? "at least " : "") + gib(pinned),
                 pinned == MOST_PINNED ? "no more was tried" : "more was refused: free memory, or raise ulimit -l");
         probe.prepare();
         rate(section, "host to card", probe::hostToCard, "pinned memory");

@@ -6,6 +6,7 @@ final class CudaException extends RuntimeException {
     static final int INVALID_VALUE = 1;
     static final int OUT_OF_MEMORY = 2;
     static final int NO_DEVICE = 100;
+    static final int OPERATING_SYSTEM = 304;
 
     private static final long serialVersionUID = 1L;
     private final int status;

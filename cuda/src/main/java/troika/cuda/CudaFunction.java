@@ -6,18 +6,17 @@ import java.util.Arrays;
 
 /// One kernel, loaded on a card.
 final class CudaFunction {
-    /// What a block may have of dynamic shared memory without asking.
-    private static final int SHARED_BYTES = 48 << 10;
-
     private final CudaDevice device;
     private final String name;
     private final long handle;
-    private int sharedBytes = SHARED_BYTES;
+    /// What a block may have of dynamic shared memory without asking for more.
+    private int sharedBytes;
 
     CudaFunction(CudaDevice device, String name, long handle) {
         this.device = device;
         this.name = name;
         this.handle = handle;
+        sharedBytes = Driver.functionGet(handle, Driver.DYNAMIC_SHARED_BYTES);
     }
 
     /// Enqueues on the stream, with a block of one dimension. A failure throws [CudaException] with all
@@ -64,7 +63,8 @@ final class CudaFunction {
         }
     }
 
-    /// As above with a grid of one dimension.
+    /// As above with a grid of one dimension. Where a grid of three is given in literals, write them as
+    /// longs.
     void launch(CudaStream stream, long grid, int block, int sharedBytes, Object... arguments) {
         launch(stream, grid, 1L, 1L, block, sharedBytes, arguments);
     }

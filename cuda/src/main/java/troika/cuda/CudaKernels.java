@@ -37,6 +37,7 @@ final class CudaKernels implements Kernels {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate) {
         throw new UnsupportedOperationException("rmsNormBackward");
     }
@@ -93,7 +94,7 @@ final class CudaKernels implements Kernels {
     }
 
     @Override
-    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         throw new UnsupportedOperationException("swigluBackward");
     }
 

@@ -1,15 +1,26 @@
 package troika.cuda;
 
+import static java.lang.foreign.ValueLayout.JAVA_INT;
+
 import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemoryLayout;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandle;
 import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Predicate;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.LibrarySearch;
 import troika.ffi.LibrarySearch.Found;
+import troika.ffi.Native;
 import troika.ffi.NativeLibrary;
 import troika.tensor.UserException;
 
@@ -27,6 +38,7 @@ final class CudaLibraries {
     private static @Nullable Found nvml;
     private static boolean cudnnSearched;
     private static boolean nvmlSearched;
+    private static int driverVersion;
 
     private CudaLibraries() {}
 
@@ -42,6 +54,23 @@ final class CudaLibraries {
         return found.library();
     }
 
+    /// 1000 · major + 10 · minor of the newest CUDA that the driver runs. Found by itself: an old driver
+    /// has not all functions that [Driver] needs.
+    static synchronized int driverVersion() {
+        if (driverVersion == 0) {
+            MethodHandle function =
+                    driver().function("cuDriverGetVersion", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS});
+            try (Arena arena = Arena.ofConfined()) {
+                MemorySegment out = arena.allocate(JAVA_INT);
+                Native.check("cuDriverGetVersion", (int) function.invokeExact(out));
+                driverVersion = out.get(JAVA_INT, 0);
+            } catch (Throwable e) {
+                throw Native.failed("cuDriverGetVersion", e);
+            }
+        }
+        return driverVersion;
+    }
+
     static synchronized NativeLibrary nvrtc() {
         return toolkit().nvrtc.library();
     }
@@ -52,19 +81,15 @@ final class CudaLibraries {
 
     /// cuDNN 9, or null.
     static synchronized @Nullable NativeLibrary cudnn() {
-        if (!cudnnSearched) {
-            cudnnSearched = true;
-            // It needs cuBLASLt and NVRTC, and takes those that are loaded.
-            toolkit();
-            cudnn = optional("libcudnn.so.9");
-        }
+        searchCudnn();
         return cudnn == null ? null : cudnn.library();
     }
 
+    /// NVML, or null.
     static synchronized @Nullable NativeLibrary nvml() {
         if (!nvmlSearched) {
             nvmlSearched = true;
-            nvml = optional("libnvidia-ml.so.1");
+            nvml = optional("libnvidia-ml.so.1", _ -> false);
         }
         return nvml == null ? null : nvml.library();
     }
@@ -80,6 +105,15 @@ final class CudaLibraries {
         return files;
     }
 
+    /// The libraries found and where, a line each.
+    static synchronized String report() {
+        cudnn();
+        nvml();
+        return files().entrySet().stream()
+                .map(found -> found.getKey() + " " + found.getValue())
+                .collect(Collectors.joining("\n"));
+    }
+
     private static void put(Map<String, Path> files, String name, @Nullable Found found) {
         if (found != null) {
             files.put(name, found.file());
@@ -93,31 +127,37 @@ final class CudaLibraries {
 
     private static Toolkit toolkit() {
         Toolkit present = toolkit;
-        if (present != null) {
-            return present;
-        }
-        driver();
-        List<String> majors = majors(Driver.version());
-        for (String major : majors) {
-            // Both of one version where there are both.
-            if (!SEARCH.find(List.of("libnvrtc.so." + major)).isEmpty()
-                    && !SEARCH.find(List.of("libcublasLt.so." + major)).isEmpty()) {
-                majors = List.of(major);
-                break;
+        if (present == null) {
+            List<String> usable = majors(driverVersion());
+            List<String> majors = usable.stream()
+                    .filter(major ->
+                            !SEARCH.find(names("libnvrtc.so.", List.of(major))).isEmpty()
+                                    && !SEARCH.find(names("libcublasLt.so.", List.of(major)))
+                                            .isEmpty())
+                    .limit(1)
+                    .toList();
+            if (majors.isEmpty()) {
+                majors = usable;
             }
+            String remedy = "install CUDA " + String.join(" or ", usable) + ", or its libraries alone (pip install "
+                    + (usable.contains("13")
+                            ? "nvidia-cuda-nvrtc nvidia-cublas)"
+                            : "nvidia-cuda-nvrtc-cu12 nvidia-cublas-cu12)");
+            List<String> nvrtcNames = names("libnvrtc.so.", majors);
+            List<Path> nvrtcFiles = SEARCH.find(nvrtcNames);
+            if (!nvrtcFiles.isEmpty()) {
+                preloadBuiltins(nvrtcFiles.getFirst());
+            }
+            Found nvrtc = load("NVRTC", remedy, nvrtcNames);
+            Found cublasLt = load("cuBLASLt", remedy, names("libcublasLt.so.", majors));
+            present = new Toolkit(nvrtc, cublasLt);
+            toolkit = present;
         }
-        String remedy = "install the libraries of CUDA " + String.join(" or ", majors(Driver.version()))
-                + " (a CUDA toolkit, or with Python: pip install nvidia-cuda-nvrtc nvidia-cublas)";
-        List<String> nvrtcNames = majors.stream().map(m -> "libnvrtc.so." + m).toList();
-        preloadBuiltins(nvrtcNames);
-        Found nvrtc = load("NVRTC", remedy, nvrtcNames);
-        Found cublasLt = load(
-                "cuBLASLt",
-                remedy,
-                majors.stream().map(m -> "libcublasLt.so." + m).toList());
-        present = new Toolkit(nvrtc, cublasLt);
-        toolkit = present;
         return present;
+    }
+
+    private static List<String> names(String prefix, List<String> majors) {
+        return majors.stream().map(major -> prefix + major).toList();
     }
 
     /// The CUDA versions whose libraries a driver can run, the best first.
@@ -127,22 +167,39 @@ final class CudaLibraries {
                 .toList();
     }
 
-    /// NVRTC opens this library by its name alone, which the system does not find in a folder of Python's;
-    /// a library of that name that is loaded already is taken.
-    private static void preloadBuiltins(List<String> nvrtcNames) {
-        for (Path file : SEARCH.find(nvrtcNames).stream().limit(1).toList()) {
-            try (DirectoryStream<Path> beside =
-                    Files.newDirectoryStream(file.toRealPath().getParent(), "libnvrtc-builtins.so.*")) {
-                beside.forEach(NativeLibrary::load);
-            } catch (IOException | UnsatisfiedLinkError e) {
-                // NVRTC may find it by itself; if not, it says so.
-            }
+    /// NVRTC opens this library by its name alone, which the system may not find in a folder of Python's; a
+    /// library of that name that is loaded already is taken.
+    private static void preloadBuiltins(Path nvrtc) {
+        try (DirectoryStream<Path> beside =
+                Files.newDirectoryStream(nvrtc.toRealPath().resolveSibling(""), "libnvrtc-builtins.so.*")) {
+            beside.forEach(NativeLibrary::load);
+        } catch (IOException | UnsatisfiedLinkError e) {
+            // NVRTC may find it by itself; if not, it says so.
         }
     }
 
-    private static @Nullable Found optional(String name) {
+    private static void searchCudnn() {
+        if (!cudnnSearched) {
+            // cuDNN needs cuBLASLt and NVRTC, and takes those that are loaded: so it should be their
+            // neighbour.
+            Path neighbours = toolkit().cublasLt.file();
+            for (int up = 0; up < 3 && neighbours.getParent() != null; up++) {
+                neighbours = neighbours.getParent();
+            }
+            Path nearby = neighbours;
+            cudnnSearched = true;
+            cudnn = optional("libcudnn.so.9", file -> !file.startsWith(nearby));
+        }
+    }
+
+    /// @param late files that are tried last
+    private static @Nullable Found optional(String name, Predicate<Path> late) {
+        List<String> names = List.of(name);
+        List<Path> files = SEARCH.find(names).stream()
+                .sorted(Comparator.comparing(late::test))
+                .toList();
         try {
-            return SEARCH.load(name, "", List.of(name));
+            return SEARCH.load(name, "", names, files);
         } catch (UnsatisfiedLinkError e) {
             return null;
         }

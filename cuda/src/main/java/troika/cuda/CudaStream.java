@@ -108,6 +108,9 @@ final class CudaStream implements Stream {
         device.bind();
         long captured = Driver.streamEndCapture(handle);
         try {
+            if (Driver.graphNodes(captured) == 0) {
+                return new CudaGraph(this, 0);
+            }
             CudaGraph graph = new CudaGraph(this, Driver.graphInstantiate(captured));
             graphs.add(graph);
             // Its first launch is then as quick as the others.
@@ -127,8 +130,10 @@ final class CudaStream implements Stream {
             throw new IllegalArgumentException(
                     "a graph of stream " + cudaGraph.stream.name + " cannot be launched on stream " + name);
         }
-        device.bind();
-        Driver.graphLaunch(cudaGraph.executable, handle);
+        if (cudaGraph.executable != 0) {
+            device.bind();
+            Driver.graphLaunch(cudaGraph.executable, handle);
+        }
     }
 
     @Override
@@ -175,6 +180,7 @@ final class CudaStream implements Stream {
 
     private static final class CudaGraph implements Graph {
         private final CudaStream stream;
+        /// The driver's; 0 where nothing was captured.
         private final long executable;
 
         private CudaGraph(CudaStream stream, long executable) {

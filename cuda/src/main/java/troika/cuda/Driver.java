@@ -34,7 +34,6 @@ final class Driver {
     private static final int CAPTURE_RELAXED = 2;
 
     private static final MethodHandle INIT = handle("cuInit", JAVA_INT);
-    private static final MethodHandle DRIVER_VERSION = handle("cuDriverGetVersion", JAVA_LONG);
     private static final MethodHandle ERROR_NAME = handle("cuGetErrorName", JAVA_INT, JAVA_LONG);
     private static final MethodHandle ERROR_STRING = handle("cuGetErrorString", JAVA_INT, JAVA_LONG);
     private static final MethodHandle DEVICE_COUNT = handle("cuDeviceGetCount", JAVA_LONG);
@@ -64,6 +63,7 @@ final class Driver {
     private static final MethodHandle CAPTURE_END = handle("cuStreamEndCapture", JAVA_LONG, JAVA_LONG);
     private static final MethodHandle CAPTURING = handle("cuStreamIsCapturing", JAVA_LONG, JAVA_LONG);
 
+    private static final MethodHandle GRAPH_NODES = handle("cuGraphGetNodes", JAVA_LONG, JAVA_LONG, JAVA_LONG);
     private static final MethodHandle GRAPH_INSTANTIATE =
             handle("cuGraphInstantiateWithFlags", JAVA_LONG, JAVA_LONG, JAVA_LONG);
     private static final MethodHandle GRAPH_UPLOAD = handle("cuGraphUpload", JAVA_LONG, JAVA_LONG);
@@ -109,11 +109,6 @@ final class Driver {
 
     static void init() {
         check("cuInit", i(INIT, 0));
-    }
-
-    /// 1000 · major + 10 · minor of the newest CUDA that the driver runs; needs no [#init].
-    static int version() {
-        return created("cuDriverGetVersion", out -> l(DRIVER_VERSION, out)).get(JAVA_INT, 0);
     }
 
     static int deviceCount() {
@@ -256,6 +251,11 @@ final class Driver {
     }
 
     // Graphs.
+
+    static long graphNodes(long graph) {
+        return created("cuGraphGetNodes", out -> (int) GRAPH_NODES.invokeExact(graph, 0L, out))
+                .get(JAVA_LONG, 0);
+    }
 
     /// An executable graph.
     static long graphInstantiate(long graph) {

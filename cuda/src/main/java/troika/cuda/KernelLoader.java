@@ -55,7 +55,6 @@ final class KernelLoader {
             } catch (CudaException e) {
                 // Machine code of another driver's time, say: it is made anew, and a failure that remains
                 // is thrown.
-                kept = null;
             }
         }
         byte[] image = Nvrtc.compile(source + ".cu", text, options, target.ptx());

@@ -89,7 +89,7 @@ final class Nvml {
         String ids =
                 String.join(", ", others.keySet().stream().map(String::valueOf).toList());
         return others.size() + (others.size() == 1 ? " other process uses " : " other processes use ")
-                + (used == 0 ? "the card" : CudaDevice.gib(used) + " there") + ": " + ids;
+                + (used == 0 ? "the card" : CudaDevice.size(used) + " there") + ": " + ids;
     }
 
     private static long device(Arena arena, String pciBusId) {

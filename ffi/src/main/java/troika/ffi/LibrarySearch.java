@@ -6,12 +6,15 @@ import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -22,6 +25,7 @@ import org.jspecify.annotations.Nullable;
 /// installations: those of python3 and python on the PATH, of VIRTUAL_ENV, CONDA_PREFIX, the user and the
 /// system. No Python is started.
 public final class LibrarySearch {
+    private static final Pattern TOOLKIT = Pattern.compile("cuda-(\\d{1,4})(?:\\.(\\d{1,3}))?");
     private static final List<String> SYSTEM = List.of(
             "usr/lib/x86_64-linux-gnu",
             "lib/x86_64-linux-gnu",
@@ -71,9 +75,14 @@ public final class LibrarySearch {
     /// @param remedy what the user can do, such as "install CUDA 13"
     /// @param fileNames in order of preference, such as `libcublasLt.so.13`, `libcublasLt.so.12`
     public Found load(String what, String remedy, List<String> fileNames) {
+        return load(what, remedy, fileNames, find(fileNames));
+    }
+
+    /// As above, of files that [#find] gave and the caller has put in another order.
+    public Found load(String what, String remedy, List<String> fileNames, List<Path> files) {
         String failures = "";
         UnsatisfiedLinkError last = null;
-        for (Path file : find(fileNames)) {
+        for (Path file : files) {
             try {
                 return new Found(NativeLibrary.load(file), file);
             } catch (UnsatisfiedLinkError e) {
@@ -153,8 +162,7 @@ public final class LibrarySearch {
         if (present == null) {
             Set<Path> found = new LinkedHashSet<>();
             List<Path> toolkits = new ArrayList<>(list(root.resolve("usr/local"), "cuda*"));
-            // /usr/local/cuda is the one that the machine's owner chose.
-            toolkits.sort((a, b) -> version(a).equals(version(b)) ? 0 : compareVersions(version(b), version(a)));
+            toolkits.sort(Comparator.comparingInt(LibrarySearch::version).reversed());
             for (Path toolkit : toolkits) {
                 found.add(toolkit.resolve("lib64"));
                 found.add(toolkit.resolve("targets/x86_64-linux/lib"));
@@ -162,33 +170,26 @@ public final class LibrarySearch {
             for (String folder : SYSTEM) {
                 found.add(root.resolve(folder));
             }
-            found.removeIf(folder -> !Files.isDirectory(folder));
-            present = List.copyOf(found);
+            String conda = environment.getOrDefault("CONDA_PREFIX", "");
+            if (!conda.isEmpty()) {
+                found.add(Path.of(conda, "lib"));
+            }
+            present = present(found);
             folders = present;
         }
         return present;
     }
 
-    private static String version(Path toolkit) {
-        return toolkit.getFileName().toString().substring("cuda".length());
-    }
-
-    /// "" before "-13.0" before "-12.8": by numbers, and the folder without one first.
-    private static int compareVersions(String a, String b) {
-        if (a.isEmpty() || b.isEmpty()) {
-            return Boolean.compare(a.isEmpty(), b.isEmpty());
+    /// 13000 for `cuda-13.0`; the folder without a number is the one that the machine's owner chose, and
+    /// first.
+    private static int version(Path toolkit) {
+        String name = String.valueOf(toolkit.getFileName());
+        Matcher matcher = TOOLKIT.matcher(name);
+        if (!matcher.matches()) {
+            return name.equals("cuda") ? Integer.MAX_VALUE : 0;
         }
-        return Integer.compare(number(a), number(b));
-    }
-
-    private static int number(String version) {
-        String[] parts = version.replaceAll("[^0-9.]", "").split("\\.", -1);
-        int number = 0;
-        for (int i = 0; i < 2; i++) {
-            String part = i < parts.length ? parts[i] : "";
-            number = number * 1000 + (part.isEmpty() || part.length() > 3 ? 0 : Integer.parseInt(part));
-        }
-        return number;
+        String minor = matcher.group(2);
+        return 1000 * Integer.parseInt(matcher.group(1)) + (minor == null ? 0 : Integer.parseInt(minor));
     }
 
     /// The `nvidia` folders of Python installations.
@@ -229,11 +230,18 @@ public final class LibrarySearch {
                     }
                 }
             }
-            found.removeIf(folder -> !Files.isDirectory(folder));
-            present = List.copyOf(found);
+            present = present(found);
             packages = present;
         }
         return present;
+    }
+
+    /// Those that exist, none twice under two names.
+    private static List<Path> present(Set<Path> folders) {
+        Set<Path> real = new LinkedHashSet<>();
+        return folders.stream()
+                .filter(folder -> Files.isDirectory(folder) && real.add(real(folder)))
+                .toList();
     }
 
     private static void addPrefix(Set<Path> prefixes, Path program) {

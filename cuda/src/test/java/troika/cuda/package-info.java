@@ -1,0 +1,4 @@
+@NullMarked
+package troika.cuda;
+
+import org.jspecify.annotations.NullMarked;
