@@ -146,11 +146,7 @@ final class CudaDiagnosis {
         probes.add(probe);
         Driver.MemoryInfo memory = Driver.memoryInfo();
         String others = Nvml.otherProcesses(bus);
-        add(
-                section,
-                "memory",
-                gib(memory.free()) + " free of " + gib(memory.total()),
-                others == null ? "" : others);
+        add(section, "memory", gib(memory.free()) + " free of " + gib(memory.total()), others == null ? "" : others);
         if (memory.free() < CardProbe.NEEDED_BYTES) {
             add(section, "bandwidth", "not measured", "too little of the card's memory is free");
             probes.remove(probe);

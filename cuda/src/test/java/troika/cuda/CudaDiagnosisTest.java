@@ -38,12 +38,13 @@ class CudaDiagnosisTest {
     @Test
     @Tag("gpu")
     void measuresTheCard() {
+        Cards.open().close();
         List<Finding> findings = new CudaDiagnosis().findings();
         assertThat(findings).noneMatch(finding -> finding.value().equals("wrong data"));
         for (String name : List.of("host to card", "card to host", "both ways at once", "card's memory")) {
             assertThat(findings)
-                    .filteredOn(finding -> finding.section().equals("cuda:0")
-                            && finding.name().equals(name))
+                    .filteredOn(finding ->
+                            finding.section().equals("cuda:0") && finding.name().equals(name))
                     .singleElement()
                     .satisfies(finding -> {
                         assertThat(finding.value()).matches("[0-9]+\\.[0-9] GB/s");
