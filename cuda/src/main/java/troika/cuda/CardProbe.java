@@ -143,6 +143,8 @@ final class CardProbe implements AutoCloseable {
         try {
             fill(hostA, OTHER_SEED);
             copy(cardA, hostA);
+            // The first copy sets things up.
+            Peers.copyAsync(other.cardB, other.context, cardA, context, BYTES, up);
             Driver.eventRecord(begin, up);
             for (int i = 0; i < COPIES; i++) {
                 Peers.copyAsync(other.cardB, other.context, cardA, context, BYTES, up);

@@ -38,7 +38,7 @@ public final class CudaDeviceProvider implements DeviceProvider {
         } catch (UserException e) {
             boolean noCard = e.getCause() instanceof CudaException cause && cause.status() == CudaException.NO_DEVICE;
             return noCard ? Presence.NONE : new Presence(0, String.valueOf(e.getMessage()));
-        } catch (CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             return new Presence(0, e.getMessage() + ".");
         }
     }

@@ -39,13 +39,12 @@ final class CudaDiagnosis {
 
     private boolean driver() {
         try {
-            CudaLibraries.driver();
             int version = CudaLibraries.driverVersion();
             add(SECTION, "NVIDIA driver", "CUDA " + version / 1000 + "." + version % 1000 / 10, path("driver"));
             CudaDeviceProvider.requireDriver(version);
             Driver.init();
             return true;
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, findings.isEmpty() ? "NVIDIA driver" : "cards", e);
             return false;
         }
@@ -62,7 +61,7 @@ final class CudaDiagnosis {
             NativeLibrary cublasLt = CudaLibraries.cublasLt();
             add(SECTION, "NVRTC", Nvrtc.version(), path("NVRTC"));
             add(SECTION, "cuBLASLt", dotted(version(cublasLt, "cublasLtGetVersion")), path("cuBLASLt"));
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, "NVRTC and cuBLASLt", e);
             return;
         }
@@ -97,6 +96,10 @@ final class CudaDiagnosis {
         return version / 10_000 + "." + version / 100 % 100 + "." + version % 100;
     }
 
+    private static String gib(long bytes) {
+        return String.format(Locale.ROOT, "%.1f GiB", bytes / (double) (1L << 30));
+    }
+
     private void cards() {
         List<CardProbe> probes = new ArrayList<>();
         try {
@@ -114,7 +117,7 @@ final class CudaDiagnosis {
                     }
                 }
             }
-        } catch (UserException | CudaException | LinkageError e) {
+        } catch (RuntimeException | LinkageError e) {
             missing(SECTION, "measurements", e);
         } finally {
             probes.forEach(CardProbe::close);

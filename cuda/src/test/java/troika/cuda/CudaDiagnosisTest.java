@@ -38,6 +38,7 @@ class CudaDiagnosisTest {
     @Test
     @Tag("gpu")
     void measuresTheCard() {
+        Cards.open().close();
         List<Finding> findings = new CudaDiagnosis().findings();
         assertThat(findings).noneMatch(finding -> finding.value().equals("wrong data"));
         for (String name : List.of("host to card", "card to host", "both ways at once", "card's memory")) {

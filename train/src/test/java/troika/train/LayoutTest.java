@@ -50,7 +50,7 @@ class LayoutTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"ELEMENTWISE, 1", "ELEMENTWISE, 2", "LAYER, 1", "LAYER, 2"})
+    @CsvSource({"ELEMENTWISE,1", "ELEMENTWISE,2", "LAYER,1", "LAYER,2"})
     void recomputationChangesNoBit(Recompute what, int ranks) {
         TinyRun.Job job = TinyRun.job().ranks(ranks).zero(1).accumulate(2).of(DType.BF16);
         TinyRun.Outcome stored = TinyRun.run(job, 5);

@@ -48,7 +48,7 @@ public record Devices(String kind, String specification, int ranks) {
             return automatic(providers, notice);
         }
         for (DeviceProvider provider : providers) {
-            if (!provider.kind().equals(CPU) && provider.presence().devices() > 0) {
+            if (usable(provider, ranks, notice)) {
                 throw new UserException("--num-gpus " + ranks + " asks for several cards, and training on several "
                         + "comes with the layouts: give --num-gpus 1, or --devices cpu:" + ranks + ".");
             }
@@ -58,17 +58,23 @@ public record Devices(String kind, String specification, int ranks) {
 
     private static Devices automatic(Iterable<DeviceProvider> providers, Consumer<String> notice) {
         for (DeviceProvider provider : providers) {
-            if (!provider.kind().equals(CPU)) {
-                Presence presence = provider.presence();
-                if (presence.devices() > 0) {
-                    return new Devices(provider.kind(), "0", 1);
-                }
-                if (!presence.obstacle().isEmpty()) {
-                    notice.accept("Going on with cpu:1, since the card cannot be used: " + presence.obstacle());
-                }
+            if (usable(provider, 1, notice)) {
+                return new Devices(provider.kind(), "0", 1);
             }
         }
         return new Devices(CPU, "1", 1);
+    }
+
+    /// Whether a provider has a card that can be used; `notice` hears why one that is there cannot.
+    private static boolean usable(DeviceProvider provider, int ranks, Consumer<String> notice) {
+        if (provider.kind().equals(CPU)) {
+            return false;
+        }
+        Presence presence = provider.presence();
+        if (presence.devices() == 0 && !presence.obstacle().isEmpty()) {
+            notice.accept("Going on with cpu:" + ranks + ", since the card cannot be used: " + presence.obstacle());
+        }
+        return presence.devices() > 0;
     }
 
     private static Devices cpu(String text, String count) {

@@ -89,6 +89,10 @@ class DevicesTest {
         assertThat(Devices.counted(1, cards, notices::add).toString()).isEqualTo("cuda:0");
         assertThat(Devices.counted(1, none, notices::add).toString()).isEqualTo("cpu:1");
         assertThat(Devices.counted(3, none, notices::add).toString()).isEqualTo("cpu:3");
+        assertThat(notices).isEmpty();
+        List<DeviceProvider> broken = machine(new Presence(0, "It lacks a library."));
+        assertThat(Devices.counted(3, broken, notices::add).toString()).isEqualTo("cpu:3");
+        assertThat(notices).containsExactly("Going on with cpu:3, since the card cannot be used: It lacks a library.");
         assertThatThrownBy(() -> Devices.counted(3, cards, notices::add))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining("--num-gpus 3 asks for several cards");
