@@ -59,7 +59,7 @@ final class ParquetCodecs {
         @Override
         public int rawUncompress(ByteBuffer in, int start, int length, ByteBuffer out, int to) throws IOException {
             int size = uncompressedLength(in, start, length);
-            if (size > out.limit() - to) {
+            if (size < 0 || size > out.limit() - to) { // below 0: 2 GiB or more
                 throw new IOException("Snappy: " + size + " bytes for a page of " + (out.limit() - to));
             }
             return super.rawUncompress(in, start, length, out, to);

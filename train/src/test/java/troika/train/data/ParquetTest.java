@@ -110,6 +110,19 @@ class ParquetTest {
         }
     }
 
+    /// The length at the head of Snappy's data is 2^32 - 1, a negative int, and what follows is a whole MiB.
+    @Test
+    void snappyOfALengthThatIsNoIntIsRefused() throws Exception {
+        byte[] mib = ParquetFile.compress(CompressionCodec.SNAPPY, new byte[1 << 20]);
+        byte[] page = new byte[mib.length + 2];
+        Arrays.fill(page, 0, 4, (byte) -1);
+        page[4] = 15;
+        System.arraycopy(mib, 3, page, 5, mib.length - 3); // the length of a MiB takes three bytes
+        refuses(
+                "Snappy: -1 bytes for a page of",
+                ParquetFile.of(CompressionCodec.SNAPPY, TEXTS).page(page));
+    }
+
     /// 70 MB in some KB, told honestly or not.
     @ParameterizedTest
     @Timeout(60)
