@@ -2,11 +2,17 @@ package troika.app;
 
 import java.io.IOException;
 import java.io.PrintStream;
+import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
+import troika.plan.MemoryPlan;
+import troika.plan.TensorSpec;
 import troika.train.StepMetrics;
 import troika.train.TrainingListener;
 import troika.train.TrainingResult;
@@ -17,6 +23,17 @@ final class ProgressBar implements TrainingListener {
     private static final long REDRAW_NANOS = 100_000_000;
     private static final int SHORTEST_BAR = 5;
     private static final int LONGEST_BAR = 40;
+    private static final double MIB = 1 << 20;
+    /// What an arena is made of, padding apart.
+    private static final List<TensorSpec.Role> PARTS = List.of(
+            TensorSpec.Role.WEIGHTS,
+            TensorSpec.Role.MASTER_WEIGHTS,
+            TensorSpec.Role.MOMENTS,
+            TensorSpec.Role.GRADIENTS,
+            TensorSpec.Role.ACTIVATIONS,
+            TensorSpec.Role.WORKSPACE,
+            TensorSpec.Role.INPUTS);
+    private static final List<String> COLUMNS = List.of("%-9s %9.1f", "%-14s %9.1f", "%-9s %9.1f");
     /// Weight of the newest step in the mean duration that foretells the time left.
     private static final double SMOOTHING = 0.1;
 
@@ -32,6 +49,8 @@ final class ProgressBar implements TrainingListener {
     private @Nullable StepMetrics last;
     private boolean lineOpen;
 
+    /// @param nanos since the start of the JVM
+    /// @param resident bytes of this process in memory
     ProgressBar(
             PrintStream out,
             boolean terminal,
@@ -51,12 +70,13 @@ final class ProgressBar implements TrainingListener {
     /// For this process; the launcher says in the property `troika.terminal` whether the output is a terminal.
     static ProgressBar on(PrintStream out, long loggingSteps) {
         boolean terminal = Boolean.getBoolean("troika.terminal");
+        long start = System.nanoTime() - ManagementFactory.getRuntimeMXBean().getUptime() * 1_000_000;
         return new ProgressBar(
                 out,
                 terminal,
                 width(System.getenv("COLUMNS")),
                 loggingSteps,
-                System::nanoTime,
+                () -> System.nanoTime() - start,
                 ProgressBar::residentBytes);
     }
 
@@ -79,6 +99,27 @@ final class ProgressBar implements TrainingListener {
                 start.batchSequences(),
                 start.sequenceLength(),
                 bytes(start.arenaBytes())));
+        say(memory(start.memory(), start.ranks()));
+    }
+
+    /// The parts of a rank's arena as a block of three columns.
+    static String memory(MemoryPlan plan, int ranks) {
+        Map<String, Long> parts = new LinkedHashMap<>();
+        for (TensorSpec.Role role : PARTS) {
+            parts.put(
+                    role.name().toLowerCase(Locale.ROOT).replace('_', ' '),
+                    plan.bytes().getOrDefault(role, 0L));
+        }
+        parts.put("padding", plan.padding());
+        parts.put("total", plan.total());
+        StringBuilder text = new StringBuilder(ranks == 1 ? "memory, MiB:" : "memory of the largest rank, MiB:");
+        int column = 0;
+        for (Map.Entry<String, Long> part : parts.entrySet()) {
+            text.append(column % 3 == 0 ? System.lineSeparator() + "  " : "   ")
+                    .append(String.format(
+                            Locale.ROOT, COLUMNS.get(column++ % 3), part.getKey(), part.getValue() / MIB));
+        }
+        return text.toString();
     }
 
     @Override
@@ -86,7 +127,10 @@ final class ProgressBar implements TrainingListener {
         // The first step of a process is slow, and says nothing of the others.
         boolean first = last == null;
         last = metrics;
-        if (!first) {
+        if (first) {
+            say(String.format(
+                    Locale.ROOT, "first step done %.1f s after the start of the JVM", nanos.getAsLong() / 1e9));
+        } else {
             stepSeconds = Double.isNaN(stepSeconds)
                     ? metrics.seconds()
                     : stepSeconds + SMOOTHING * (metrics.seconds() - stepSeconds);

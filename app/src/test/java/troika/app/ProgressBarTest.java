@@ -6,17 +6,32 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.file.Path;
+import java.util.Map;
 import java.util.concurrent.atomic.AtomicLong;
 import org.junit.jupiter.api.Test;
+import troika.plan.MemoryPlan;
+import troika.plan.TensorSpec;
 import troika.train.StepMetrics;
 import troika.train.TrainingResult;
 import troika.train.TrainingStart;
 
 class ProgressBarTest {
-    private static final TrainingStart START = new TrainingStart(100, 5_260_000, 3, "cpu", 1L << 30, 256, 24);
+    private static final MemoryPlan MEMORY = new MemoryPlan(
+            0,
+            Map.of(
+                    TensorSpec.Role.WEIGHTS, 10L << 20,
+                    TensorSpec.Role.MASTER_WEIGHTS, 5L << 20,
+                    TensorSpec.Role.MOMENTS, 1200L << 20,
+                    TensorSpec.Role.GRADIENTS, 20L << 20,
+                    TensorSpec.Role.ACTIVATIONS, 100L << 20,
+                    TensorSpec.Role.WORKSPACE, 1L << 20,
+                    TensorSpec.Role.INPUTS, 1L << 19),
+            1L << 18,
+            1400L << 20);
+    private static final TrainingStart START = new TrainingStart(100, 5_260_000, 3, "cpu", 1L << 30, MEMORY, 256, 24);
 
     private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-    private final AtomicLong nanos = new AtomicLong();
+    private final AtomicLong nanos = new AtomicLong(3_000_000_000L);
 
     private ProgressBar bar(boolean terminal, int width) {
         return new ProgressBar(new PrintStream(bytes, true, UTF_8), terminal, width, 10, nanos::get, () -> 1536L << 20);
@@ -42,6 +57,11 @@ class ProgressBarTest {
         assertThat(shown().lines())
                 .containsExactly(
                         "5.26M parameters on 3 ranks of cpu; 100 steps of 24 sequences of 256 tokens; 1.0 GiB of arenas",
+                        "memory of the largest rank, MiB:",
+                        "  weights        10.0   master weights       5.0   moments      1200.0",
+                        "  gradients      20.0   activations        100.0   workspace       1.0",
+                        "  inputs          0.5   padding              0.3   total        1400.0",
+                        "first step done 4.0 s after the start of the JVM",
                         "step 1/100: loss 2.5000, gradient norm 1.250, learning rate 3.00e-04, 12.3k tokens/s, 1.5 GiB",
                         "step 10/100: loss 2.5000, gradient norm 1.250, learning rate 3.00e-04, 12.3k tokens/s, 1.5 GiB,"
                                 + " 0:45 left",
@@ -56,13 +76,15 @@ class ProgressBarTest {
         bar.onStart(START);
         bytes.reset();
         step(bar, 49);
+        assertThat(shown()).startsWith("first step done 4.0 s after the start of the JVM" + System.lineSeparator());
+        bytes.reset();
         step(bar, 50);
         bar.onMessage("hello");
         String[] drawings = shown().split("\r", -1);
-        assertThat(drawings[2])
+        assertThat(drawings[1])
                 .matches(
                         "50/100 \\[=+ +] loss 2\\.500, 12\\.3k tokens/s, lr 3\\.00e-04, 1\\.5 GiB, 0:25 left\u001b\\[K");
-        assertThat(drawings[3]).isEqualTo("\u001b[Khello" + System.lineSeparator());
+        assertThat(drawings[2]).isEqualTo("\u001b[Khello" + System.lineSeparator());
         step(bar, 100);
         bar.onEnd(new TrainingResult(100, 2.5, Double.NaN, 12_345, Path.of("model"), false));
         assertThat(shown()).endsWith("\u001b[K" + System.lineSeparator()).contains("100/100 [");
@@ -78,6 +100,9 @@ class ProgressBarTest {
             step(bar, 1);
             step(bar, 2);
             for (String drawing : shown().split("\r", -1)) {
+                if (drawing.startsWith("first step done")) {
+                    continue;
+                }
                 assertThat(drawing.replace("\u001b[K", "")).hasSizeLessThan(width);
             }
         }

@@ -7,6 +7,8 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
+import java.util.Collections;
+import java.util.Comparator;
 import java.util.Deque;
 import java.util.List;
 import java.util.Locale;
@@ -22,6 +24,7 @@ import troika.model.ModelWeights;
 import troika.model.Tokenizer;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.MemoryPlan;
 import troika.plan.PlanOptions;
 import troika.plan.ProgramJson;
 import troika.plan.TrainingPlan;
@@ -52,6 +55,7 @@ final class Run implements AutoCloseable {
     private final RunData data;
     private final List<Device> devices;
     private final Model model;
+    private final MemoryPlan memory;
     private final Engine engine;
     private final ModelState state;
     private final Feed feed;
@@ -101,6 +105,7 @@ final class Run implements AutoCloseable {
             opened.push(() -> devices.forEach(Device::close));
             TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
             dump(plan);
+            memory = Collections.max(plan.memory(), Comparator.comparingLong(MemoryPlan::total));
             engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
             opened.push(engine::close);
             train = engine.program(TRAIN);
@@ -217,6 +222,7 @@ final class Run implements AutoCloseable {
                 engine.worldSize(),
                 devices.getFirst().name(),
                 arenas,
+                memory,
                 options.sequenceLength(),
                 options.batch().trainBatchSize()));
         long began = System.nanoTime();

@@ -1,5 +1,7 @@
 package troika.train;
 
+import troika.plan.MemoryPlan;
+
 /// What is known when a run starts.
 ///
 /// @param totalSteps of the run, those of an earlier part that it resumes included
@@ -7,6 +9,7 @@ package troika.train;
 /// @param ranks that work data parallel
 /// @param device in words
 /// @param arenaBytes memory that all ranks hold together
+/// @param memory the device arena of the rank whose arena is the largest
 /// @param sequenceLength tokens of a sequence
 /// @param batchSequences sequences of a step over all ranks
 public record TrainingStart(
@@ -15,5 +18,6 @@ public record TrainingStart(
         int ranks,
         String device,
         long arenaBytes,
+        MemoryPlan memory,
         long sequenceLength,
         long batchSequences) {}

@@ -124,14 +124,21 @@ class DamageTest {
                 .hasMessageContaining("no checkpoint");
     }
 
-    @Test
-    void aWeightThatIsNotFinite() throws Exception {
-        Path model = spoilt("model.layers.1.mlp.down_proj.weight", Float.NaN);
+    @ParameterizedTest
+    @CsvSource({
+        "model.layers.1.mlp.down_proj.weight,layers.1.mlp.down,layers.1",
+        "model.layers.0.self_attn.k_proj.weight,layers.0,layers.0",
+        "model.norm.weight,norm,head",
+        "lm_head.weight,head,head"
+    })
+    void aWeightThatIsNotFinite(String name, String tensor, String block) throws Exception {
+        Path model = spoilt(name, Float.NaN);
         Path output = folder.resolve("spoilt");
         assertRefused(Runs.job(folder).model(model.toString()).output(output))
                 .hasMessageContaining("Step 1 ")
-                .hasMessageContaining("layers.1")
-                .hasMessageContaining("down");
+                .hasMessageContaining("is in tensor weight:")
+                .hasMessageContaining(tensor)
+                .hasMessageContaining(" of block " + block + " on rank 0");
         assertThat(Checkpoints.list(output)).isEmpty();
         assertThat(output.resolve("model")).doesNotExist();
     }

@@ -3,6 +3,7 @@ package troika.train;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -11,6 +12,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import troika.model.ModelWeights;
 import troika.tensor.DType;
 import troika.train.config.SaveStrategy;
 import troika.train.config.TrainingOptionsBuilder;
@@ -82,11 +84,13 @@ class SameTest {
         assertThat(Runs.files(folder.resolve("other/model"))).isEqualTo(model);
     }
 
-    @Test
-    void resumesInAnotherLayout() throws Exception {
-        Runs.train(job("straight", DType.F32, 2, 1));
-        Runs.trainUntil(job("moved", DType.F32, 2, 1), 3);
-        Runs.train(job("moved", DType.F32, 3, 0).resume("latest"));
+    /// Ranks and ZeRO stage until the stop, and after it.
+    @ParameterizedTest
+    @CsvSource({"1,0,2,1", "2,1,3,0", "3,2,1,0", "2,0,2,2", "2,2,2,1"})
+    void resumesInAnotherLayout(int ranks, int zero, int otherRanks, int otherZero) throws Exception {
+        Runs.train(job("straight", DType.F32, ranks, zero));
+        Runs.trainUntil(job("moved", DType.F32, ranks, zero), 3);
+        Runs.train(job("moved", DType.F32, otherRanks, otherZero).resume("latest"));
         List<Double> expected = Runs.losses(folder.resolve("straight"));
         List<Double> losses = Runs.losses(folder.resolve("moved"));
         assertThat(losses).hasSize(STEPS);
@@ -94,6 +98,19 @@ class SameTest {
             assertThat(losses.get(i))
                     .isCloseTo(expected.get(i), within(TestDevices.layoutTolerance() * expected.get(i)));
         }
+        try (ModelWeights straight = ModelWeights.open(folder.resolve("straight/model"));
+                ModelWeights moved = ModelWeights.open(folder.resolve("moved/model"))) {
+            assertThat(moved.names()).isNotEmpty().isEqualTo(straight.names());
+            for (String name : straight.names()) {
+                assertThat(TinyRun.distance(floats(straight, name), floats(moved, name)))
+                        .as(name)
+                        .isLessThan(1e-4);
+            }
+        }
+    }
+
+    private static float[] floats(ModelWeights weights, String name) {
+        return weights.tensor(name).data().toArray(ValueLayout.JAVA_FLOAT_UNALIGNED);
     }
 
     @Test

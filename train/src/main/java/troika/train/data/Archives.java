@@ -33,13 +33,18 @@ final class Archives {
     static void read(Path file, String name, List<String> roots, Consumer<Document> sink) throws IOException {
         try (ZipFile zip = new ZipFile(file.toFile())) {
             long size = Files.size(file);
-            Meter total = new Meter(Math.max(FREE_TOTAL, MAX_TOTAL_RATIO * size));
+            Meter total = total(file);
             for (ZipEntry entry : entries(zip, file, roots)) {
                 read(zip, entry, file, size, name + "!/" + entry.getName(), total, sink);
             }
         } catch (ZipException e) {
             throw damaged(file, e);
         }
+    }
+
+    /// Counts what a whole file inflates to.
+    static Meter total(Path file) throws IOException {
+        return new Meter(Math.max(FREE_TOTAL, MAX_TOTAL_RATIO * Files.size(file)));
     }
 
     private static UserException damaged(Path file, Exception e) {
@@ -119,15 +124,16 @@ final class Archives {
                         .formatted(file, Text.shown(entry.getName())));
     }
 
-    private static final class Meter {
+    /// Says when more has come out than a file of its size can mean well.
+    static final class Meter {
         private final long limit;
         private long used;
 
-        Meter(long limit) {
+        private Meter(long limit) {
             this.limit = limit;
         }
 
-        boolean exceededBy(int n) {
+        boolean exceededBy(long n) {
             used += n;
             return used > limit;
         }

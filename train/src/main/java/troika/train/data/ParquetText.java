@@ -2,7 +2,7 @@ package troika.train.data;
 
 import dev.hardwood.HardwoodContext;
 import dev.hardwood.InputFile;
-import dev.hardwood.metadata.CompressionCodec;
+import dev.hardwood.metadata.ColumnMetaData;
 import dev.hardwood.metadata.PhysicalType;
 import dev.hardwood.metadata.RowGroup;
 import dev.hardwood.reader.ColumnReader;
@@ -63,14 +63,19 @@ final class ParquetText {
                         Thread.ofPlatform().daemon().factory());
                 HardwoodContext context = HardwoodContext.create(1);
                 ParquetFileReader reader = guarded(file, () -> ParquetFileReader.open(InputFile.of(file), context))) {
-            guarded(file, () -> check(reader, file));
+            guarded(file, () -> check(reader, file, Archives.total(file)));
             try (ColumnReader column = guarded(
                     file,
                     () -> reader.buildColumnReader(COLUMN).batchSize(BATCH).build())) {
                 long row = 0;
+                // The file's own figures may lie, and a dictionary repeats long values at no cost.
+                Archives.Meter meter = Archives.total(file);
                 while (guarded(file, () -> next(column, patience, watch, stalled))) {
                     long before = row;
                     for (String text : guarded(file, () -> texts(column, file, before))) {
+                        if (meter.exceededBy(text.length())) {
+                            throw bomb(file);
+                        }
                         TextReader.split(text, name + ":" + ++row, sink);
                     }
                 }
@@ -100,7 +105,7 @@ final class ParquetText {
         return texts;
     }
 
-    private static boolean check(ParquetFileReader reader, Path file) {
+    private static boolean check(ParquetFileReader reader, Path file, Archives.Meter meter) {
         ColumnSchema text = reader.getFileSchema().getColumns().stream()
                 .filter(column -> column.fieldPath().toString().equals(COLUMN))
                 .findFirst()
@@ -113,32 +118,17 @@ final class ParquetText {
         }
         // The library would only notice in a thread of its own, and then wait for that thread.
         for (RowGroup group : reader.getFileMetaData().rowGroups()) {
-            CompressionCodec codec =
-                    group.columns().get(text.columnIndex()).metaData().codec();
-            if (!available(codec)) {
+            ColumnMetaData column = group.columns().get(text.columnIndex()).metaData();
+            if (!ParquetCodecs.ready(column.codec())) {
                 throw new UserException(
-                        "%s is compressed by %s, whose library is not installed: write it again with GZIP or no compression."
-                                .formatted(file, codec));
+                        "%s is compressed by %s, which is not supported: write it again with SNAPPY, ZSTD, LZ4 or GZIP."
+                                .formatted(file, column.codec()));
+            }
+            if (meter.exceededBy(Math.max(0, column.totalUncompressedSize()))) {
+                throw bomb(file);
             }
         }
         return true;
-    }
-
-    private static boolean available(CompressionCodec codec) {
-        String library = switch (codec) {
-            case UNCOMPRESSED, GZIP -> ParquetText.class.getName();
-            case SNAPPY -> "org.xerial.snappy.Snappy";
-            case ZSTD -> "com.github.luben.zstd.Zstd";
-            case LZ4, LZ4_RAW -> "net.jpountz.lz4.LZ4Factory";
-            case BROTLI -> "com.aayushatharva.brotli4j.Brotli4jLoader";
-            case LZO -> "";
-        };
-        try {
-            var _ = Class.forName(library, false, ParquetText.class.getClassLoader());
-            return true;
-        } catch (ClassNotFoundException _) {
-            return false;
-        }
     }
 
     private static <T> T guarded(Path file, Callable<T> library) throws IOException {
@@ -167,6 +157,12 @@ final class ParquetText {
         } finally {
             alarm.cancel(false);
         }
+    }
+
+    private static UserException bomb(Path file) {
+        return new UserException(
+                "%s inflates to absurdly much: it looks like a bomb, leave it out or give its texts in another form."
+                        .formatted(file));
     }
 
     private static UserException unreadable(Path file, Throwable e) {

@@ -8,6 +8,7 @@ import java.util.concurrent.Semaphore;
 import org.jspecify.annotations.Nullable;
 import troika.comm.Communicator;
 import troika.comm.InProcessGroup;
+import troika.plan.Instruction;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
@@ -91,12 +92,13 @@ public final class Engine implements AutoCloseable {
     /// Executes a program once more with the inputs that are still there, the update left out, and says in
     /// words where the first value that is not finite came from: block, tensor, rank.
     public String findNonFinite(int program) {
+        StepProgram step = programs.get(program);
         for (Rank rank : ranks) {
-            for (TensorSpec tensor :
-                    programs.get(program).ranks().get(rank.index).tensors()) {
+            RankProgram own = step.ranks().get(rank.index);
+            for (TensorSpec tensor : own.tensors()) {
                 if (tensor.name().startsWith("weight:")
                         && !finite(rank.device, rank.executor().memory().tensor(tensor))) {
-                    return tensor.name() + " on rank " + rank.index;
+                    return described(step, tensor, firstReader(own, tensor)) + " on rank " + rank.index;
                 }
             }
         }
@@ -115,11 +117,34 @@ public final class Engine implements AutoCloseable {
         if (first == null) {
             return "no tensor when the step was repeated";
         }
-        StepProgram step = programs.get(program);
-        int block = first.instruction().block();
-        return "tensor " + step.ranks().get(at).tensors().get(first.tensor()).name()
-                + (block < 0 ? "" : " of block " + step.blocks().get(block)) + ", first written by "
-                + first.instruction() + " on rank " + at;
+        TensorSpec tensor = step.ranks().get(at).tensors().get(first.tensor());
+        return described(step, tensor, first.instruction().block()) + ", first written by " + first.instruction()
+                + " on rank " + at;
+    }
+
+    private static String described(StepProgram step, TensorSpec tensor, int block) {
+        return "tensor " + tensor.name()
+                + (block < 0 ? "" : " of block " + step.blocks().get(block));
+    }
+
+    /// The block that is the first to read of a tensor or a part of it in the forward; -1 where none does.
+    private static int firstReader(RankProgram program, TensorSpec tensor) {
+        for (Instruction instruction : program.instructions()) {
+            if (instruction.kind() == Instruction.Kind.FORWARD
+                    && instruction.calls().stream()
+                            .flatMap(call -> call.inputs().stream())
+                            .anyMatch(input ->
+                                    input >= 0 && within(program.tensors().get(input), tensor))) {
+                return instruction.block();
+            }
+        }
+        return -1;
+    }
+
+    private static boolean within(TensorSpec part, TensorSpec whole) {
+        return part.host() == whole.host()
+                && part.offset() >= whole.offset()
+                && part.offset() < whole.offset() + whole.bytes();
     }
 
     /// A host tensor of a rank as memory that the host may read and write.

@@ -9,14 +9,12 @@ import java.net.URISyntaxException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipOutputStream;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import troika.tensor.UserException;
 
@@ -30,7 +28,7 @@ class CorpusTest {
         return documents;
     }
 
-    private static List<String> names(Object... arguments) {
+    static List<String> names(Object... arguments) {
         return documents(arguments).stream().map(Document::name).toList();
     }
 
@@ -44,12 +42,12 @@ class CorpusTest {
         return Files.write(file, bytes);
     }
 
-    private static Path resource(String name) throws URISyntaxException {
+    static Path resource(String name) throws URISyntaxException {
         return Path.of(java.util.Objects.requireNonNull(CorpusTest.class.getResource(name))
                 .toURI());
     }
 
-    private static void refused(String part, Object... arguments) {
+    static void refused(String part, Object... arguments) {
         assertThatThrownBy(() -> documents(arguments))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining(part)
@@ -94,35 +92,6 @@ class CorpusTest {
         refused("e.jsonl, line 1, has no string \"text\"", write("e.jsonl", "[1]"));
         refused("f.jsonl, line 1, is not valid JSON", write("f.jsonl", "{\"text\":\"x\"} {}"));
         refused("g.jsonl, line 1, is not valid JSON", write("g.jsonl", "[".repeat(100_000)));
-    }
-
-    @Test
-    void parquet() throws Exception {
-        // The fixtures were written with hyparquet-writer 0.x: plain.parquet in row groups of two.
-        assertThat(documents(resource("plain.parquet")))
-                .extracting(Document::text)
-                .containsExactly("first document", "", "zweites Dokument: äöü €", "third\nwith lines", "fünf 𝄞");
-        assertThat(names(resource("plain.parquet"))).first().isEqualTo("plain.parquet:1");
-        refused("no column \"text\"", resource("no-text.parquet"));
-        refused("row 2, has no \"text\"", resource("null-text.parquet"));
-        refused("holds INT32, not strings", resource("number-text.parquet"));
-        refused("cannot be read as Parquet", write("not.parquet", "PAR1 but not really a parquet file PAR1"));
-    }
-
-    @Test
-    void parquetInSnappyIsReadOrRefusedInASentence() throws Exception {
-        boolean library;
-        try {
-            Class.forName("org.xerial.snappy.Snappy");
-            library = true;
-        } catch (ClassNotFoundException _) {
-            library = false;
-        }
-        if (library) {
-            assertThat(documents(resource("snappy.parquet"))).hasSize(50);
-        } else {
-            refused("is compressed by SNAPPY, whose library is not installed", resource("snappy.parquet"));
-        }
     }
 
     @Test
@@ -278,35 +247,5 @@ class CorpusTest {
             }
         }
         assertThat(refused).isGreaterThan(300);
-    }
-
-    @Test
-    void damagedParquetNeverFailsOtherwise() throws Exception {
-        byte[] good = Files.readAllBytes(resource("plain.parquet"));
-        Random random = new Random(2);
-        int refused = 0;
-        for (int i = 0; i < 25; i++) {
-            byte[] damaged = good.clone();
-            damaged[random.nextInt(damaged.length)] = (byte) random.nextInt(256);
-            Path file = write("damaged.parquet", damaged);
-            try {
-                ParquetText.read(file, "damaged", Duration.ofMillis(200), _ -> {});
-            } catch (UserException e) {
-                refused++;
-            }
-        }
-        assertThat(refused).isGreaterThan(3);
-    }
-
-    @Test
-    @Timeout(20)
-    void parquetThatWouldStallTheLibraryIsRefused() throws Exception {
-        byte[] stalling = Files.readAllBytes(resource("plain.parquet"));
-        stalling[232] = 75;
-        Path file = write("stalling.parquet", stalling);
-        assertThatThrownBy(() -> ParquetText.read(file, "stalling", Duration.ofMillis(300), _ -> {}))
-                .isInstanceOf(UserException.class)
-                .hasMessageContaining("cannot be read as Parquet");
-        assertThat(Thread.interrupted()).isFalse();
     }
 }
