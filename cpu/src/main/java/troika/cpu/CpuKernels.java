@@ -17,6 +17,10 @@ final class CpuKernels implements Kernels {
         return ((CpuStream) stream).workspace();
     }
 
+    private static boolean isHalf(Tensor tensor) {
+        return tensor.dtype() == DType.F16;
+    }
+
     @Override
     public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
         Check check =
@@ -36,7 +40,10 @@ final class CpuKernels implements Kernels {
         check.compute(gradOut).floats(gradTable).integers(tokens);
         check.that(gradOut.rows() == tokens.elements(), "gradOut has a row for each token");
         check.that(gradOut.columns() == gradTable.columns(), "gradOut and gradTable are equally wide");
-        stream.enqueue(Embedding.backward(workers(stream), tokens, gradOut, gradTable, accumulate));
+        stream.enqueue(
+                isHalf(gradOut)
+                        ? HalfRows.embeddingBackward((CpuStream) stream, tokens, gradOut, gradTable, accumulate)
+                        : Embedding.backward(workers(stream), tokens, gradOut, gradTable, accumulate));
     }
 
     @Override
@@ -50,7 +57,10 @@ final class CpuKernels implements Kernels {
         check.that(weight.elements() == x.columns(), "weight has an element for each column of x");
         check.that(out.rows() == x.rows() && out.columns() == x.columns(), "x and out have the same shape");
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
-        stream.enqueue(RmsNorm.forward(workers(stream), x, weight, epsilon, out, rstd));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rmsNorm((CpuStream) stream, x, weight, epsilon, out, rstd)
+                        : RmsNorm.forward(workers(stream), x, weight, epsilon, out, rstd));
     }
 
     @Override
@@ -78,8 +88,21 @@ final class CpuKernels implements Kernels {
                 "weight and gradWeight have an element for each column of x");
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
         check.sameShape(x, gradOut, gradX, residual);
-        stream.enqueue(RmsNorm.backward(
-                workers(stream), gradOut, x, weight, rstd, residual, gradX, gradWeight, accumulate, workspace(stream)));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rmsNormBackward(
+                                (CpuStream) stream, gradOut, x, weight, rstd, residual, gradX, gradWeight, accumulate)
+                        : RmsNorm.backward(
+                                workers(stream),
+                                gradOut,
+                                x,
+                                weight,
+                                rstd,
+                                residual,
+                                gradX,
+                                gradWeight,
+                                accumulate,
+                                workspace(stream)));
     }
 
     @Override
@@ -125,7 +148,10 @@ final class CpuKernels implements Kernels {
         check.that(positions.elements() == x.rows(), "positions has an element for each row of x");
         check.that(table.columns() == headSize && headSize % 2 == 0, "table has headSize columns, an even number");
         check.that((long) heads * headSize <= x.columns(), "x has at least heads · headSize columns");
-        stream.enqueue(Rope.rotate(workers(stream), x, positions, table, heads, headSize, inverse));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rope((CpuStream) stream, x, positions, table, heads, headSize, inverse)
+                        : Rope.rotate(workers(stream), x, positions, table, heads, headSize, inverse));
     }
 
     @Override
@@ -192,7 +218,10 @@ final class CpuKernels implements Kernels {
         check.compute(gateUp, out);
         check.that(
                 gateUp.rows() == out.rows() && gateUp.columns() == 2 * out.columns(), "gateUp is twice as wide as out");
-        stream.enqueue(SwiGlu.forward(workers(stream), gateUp, out));
+        stream.enqueue(
+                isHalf(out)
+                        ? HalfRows.swiglu((CpuStream) stream, gateUp, out)
+                        : SwiGlu.forward(workers(stream), gateUp, out));
     }
 
     @Override
@@ -206,7 +235,10 @@ final class CpuKernels implements Kernels {
                 gateUp.rows() == gradOut.rows() && gateUp.columns() == 2 * gradOut.columns(),
                 "gateUp is twice as wide as gradOut");
         check.sameShape(gateUp, gradGateUp);
-        stream.enqueue(SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp));
+        stream.enqueue(
+                isHalf(gradOut)
+                        ? HalfRows.swigluBackward((CpuStream) stream, gradOut, gateUp, gradGateUp)
+                        : SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp));
     }
 
     @Override
@@ -226,8 +258,11 @@ final class CpuKernels implements Kernels {
         check.compute(logits).integers(labels).floats(scale, loss);
         check.that(labels.elements() == logits.rows(), "labels has an element for each row of logits");
         check.that(scale.elements() == 1 && loss.elements() == 1, "scale and loss have one element");
-        stream.enqueue(CrossEntropy.run(
-                workers(stream), logits, labels, scale, loss, gradient, accumulate, workspace(stream)));
+        stream.enqueue(
+                isHalf(logits)
+                        ? HalfRows.crossEntropy((CpuStream) stream, logits, labels, scale, loss, gradient, accumulate)
+                        : CrossEntropy.run(
+                                workers(stream), logits, labels, scale, loss, gradient, accumulate, workspace(stream)));
     }
 
     @Override
@@ -276,7 +311,10 @@ final class CpuKernels implements Kernels {
                 .and("weight", weight)
                 .and("clip", clip)
                 .and("scalars", scalars);
-        check.floats(master, moment1, moment2, gradient, clip, scalars).compute(weight);
+        check.floats(master, gradient, clip, scalars).compute(weight);
+        check.that(
+                moment1.dtype() == moment2.dtype() && (moment1.dtype() == DType.F32 || moment1.dtype() == DType.BF16),
+                "moments are both F32 or both BF16");
         long n = master.elements();
         check.that(
                 moment1.elements() == n
@@ -299,7 +337,8 @@ final class CpuKernels implements Kernels {
                 beta1,
                 beta2,
                 epsilon,
-                weightDecay));
+                weightDecay,
+                first));
     }
 
     @Override
@@ -346,7 +385,7 @@ final class CpuKernels implements Kernels {
         }
 
         Check compute(Tensor first, @Nullable Tensor... others) {
-            that(first.dtype() == DType.BF16 || first.dtype() == DType.F32, "the compute dtype is BF16 or F32");
+            that(first.dtype().isFloating(), "the compute dtype is F32, BF16 or F16");
             for (Tensor other : others) {
                 that(other == null || other.dtype() == first.dtype(), "the compute dtype is the same for all");
             }
@@ -355,7 +394,7 @@ final class CpuKernels implements Kernels {
 
         Check floats(Tensor... tensors) {
             for (Tensor tensor : tensors) {
-                that(tensor.dtype() == DType.F32, "gradients of weights, moments, statistics and scalars are F32");
+                that(tensor.dtype() == DType.F32, "masters, gradients of weights, statistics and scalars are F32");
             }
             return this;
         }

@@ -179,6 +179,7 @@ public interface Kernels {
     /// mix(mix(low(first + i) ⊕ seed) + high(first + i)), where low and high are halves of the 64 bits
     /// and mix is Wellons' lowbias32 (2018): x ⊕= x ≫ 16; x ·= 0x7feb352d; x ⊕= x ≫ 15;
     /// x ·= 0x846ca68b; x ⊕= x ≫ 16. They depend on the step and the element, not on the layout.
+    /// The update of p takes m and v as they are before this rounding.
     ///
     /// @param master F32 `[n]`
     /// @param moment1 F32 or BF16 `[n]`

@@ -10,7 +10,7 @@ import org.junit.jupiter.params.provider.EnumSource;
 /// Embedding, RMSNorm, rotary position embedding and SwiGLU.
 interface LayerContract extends FixtureHolder {
     @ParameterizedTest
-    @EnumSource(names = {"F32", "BF16"})
+    @EnumSource(names = {"F32", "BF16", "F16"})
     default void embedding(DType dtype) {
         int[] tokens = fixture().indices(37, 1003);
         Tensor table = fixture().normal(dtype, 1003, 72);
@@ -24,7 +24,14 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, false, 1003", "F32, true, 5", "BF16, false, 5", "BF16, true, 1003"})
+    @CsvSource({
+        "F32, false, 1003",
+        "F32, true, 5",
+        "BF16, false, 5",
+        "BF16, true, 1003",
+        "F16, false, 5",
+        "F16, true, 1003"
+    })
     default void embeddingBackward(DType dtype, boolean accumulate, int vocabulary) {
         int[] tokens = fixture().indices(137, vocabulary);
         Tensor gradOut = fixture().normal(dtype, 137, 75);
@@ -45,7 +52,7 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 72", "BF16, 72", "F32, 333", "BF16, 333"})
+    @CsvSource({"F32, 72", "BF16, 72", "F32, 333", "BF16, 333", "F16, 72", "F16, 333"})
     default void rmsNorm(DType dtype, int columns) {
         Tensor x = fixture().normal(dtype, 37, columns);
         Tensor weight = fixture().normal(dtype, columns);
@@ -73,7 +80,11 @@ interface LayerContract extends FixtureHolder {
         "F32, IN_PLACE, false, 37, 333",
         "BF16, NONE, true, 301, 75",
         "BF16, SEPARATE, false, 37, 72",
-        "BF16, IN_PLACE, true, 37, 333"
+        "BF16, IN_PLACE, true, 37, 333",
+        "F16, NONE, true, 301, 75",
+        "F16, SEPARATE, false, 37, 72",
+        "F16, IN_PLACE, true, 37, 333",
+        "F16, SEPARATE, true, 700, 333"
     })
     default void rmsNormBackward(DType dtype, Residual kind, boolean accumulate, int rows, int columns) {
         Tensor gradOut = fixture().normal(dtype, rows, columns);
@@ -108,7 +119,16 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 64, false", "F32, 10, true", "BF16, 64, true", "BF16, 10, false", "BF16, 128, false"})
+    @CsvSource({
+        "F32, 64, false",
+        "F32, 10, true",
+        "BF16, 64, true",
+        "BF16, 10, false",
+        "BF16, 128, false",
+        "F16, 64, true",
+        "F16, 10, false",
+        "F16, 128, false"
+    })
     default void rope(DType dtype, int headSize, boolean inverse) {
         int heads = 5;
         int columns = 7 * headSize;
@@ -132,7 +152,7 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 43", "BF16, 43", "F32, 688", "BF16, 688"})
+    @CsvSource({"F32, 43", "BF16, 43", "F32, 688", "BF16, 688", "F16, 43", "F16, 688"})
     default void swiglu(DType dtype, int columns) {
         Tensor gateUp = gateUp(dtype, columns);
         Tensor out = fixture().poisoned(dtype, 37, columns);
@@ -143,7 +163,14 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 43, false", "BF16, 43, true", "F32, 688, true", "BF16, 688, false"})
+    @CsvSource({
+        "F32, 43, false",
+        "BF16, 43, true",
+        "F32, 688, true",
+        "BF16, 688, false",
+        "F16, 43, true",
+        "F16, 688, false"
+    })
     default void swigluBackward(DType dtype, int columns, boolean inPlace) {
         Tensor gateUp = gateUp(dtype, columns);
         Tensor gradOut = fixture().normal(dtype, 37, columns);

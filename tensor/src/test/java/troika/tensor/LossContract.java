@@ -15,7 +15,11 @@ interface LossContract extends FixtureHolder {
         "F32, 5, true, false",
         "BF16, 1003, true, true",
         "BF16, 1003, false, false",
-        "BF16, 5003, true, false"
+        "BF16, 5003, true, false",
+        "F16, 1003, true, true",
+        "F16, 1003, false, false",
+        "F16, 5003, true, false",
+        "F16, 30011, true, true"
     })
     default void crossEntropy(DType dtype, int vocabulary, boolean gradient, boolean accumulate) {
         int rows = 37;
@@ -52,7 +56,7 @@ interface LossContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32", "BF16"})
+    @CsvSource({"F32", "BF16", "F16"})
     default void crossEntropyOfAConfidentModelIsNearZero(DType dtype) {
         double[] values = new double[2 * 77];
         values[5] = 60;

@@ -11,7 +11,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 /// Zeroing, copies and sums; and tensors without rows.
 interface MemoryContract extends FixtureHolder {
     @ParameterizedTest
-    @CsvSource({"F32, 1", "BF16, 37", "F32, 300007", "I32, 100"})
+    @CsvSource({"F32, 1", "BF16, 37", "F32, 300007", "I32, 100", "F16, 37"})
     default void zero(DType dtype, int n) {
         Tensor out = fixture().poisoned(dtype, n);
 
@@ -21,7 +21,7 @@ interface MemoryContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 37", "BF16, 1003", "BF16, 600007"})
+    @CsvSource({"F32, 37", "BF16, 1003", "BF16, 600007", "F16, 1003", "F16, 600007"})
     default void copy(DType dtype, int n) {
         Tensor from = fixture().normal(dtype, n);
         Tensor to = fixture().poisoned(dtype, n);
@@ -61,7 +61,7 @@ interface MemoryContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @EnumSource(names = {"F32", "BF16"})
+    @EnumSource(names = {"F32", "BF16", "F16"})
     default void withoutRowsOnlyGradientsOfWeightsAreWritten(DType dtype) {
         Tensor none = fixture().poisoned(dtype, 0, 72);
         Tensor wide = fixture().poisoned(dtype, 0, 144);

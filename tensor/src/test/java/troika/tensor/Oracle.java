@@ -268,5 +268,29 @@ public final class Oracle {
         }
     }
 
+    /// Floats rounded to BF16 by random bits of the elements from `first` on: see [Kernels#adamw].
+    ///
+    /// @param upper whether by the upper 16 bits, as the second moment is
+    public static void roundStochastically(double[] values, int seed, long first, boolean upper) {
+        for (int i = 0; i < values.length; i++) {
+            int random = randomBits(seed, first + i);
+            int bits = Float.floatToRawIntBits((float) values[i]);
+            if (Float.isFinite((float) values[i])) {
+                bits += upper ? random >>> 16 : random & 0xffff;
+            }
+            values[i] = Float.intBitsToFloat(bits & 0xffff0000);
+        }
+    }
+
+    static int randomBits(int seed, long element) {
+        return mix(mix((int) element ^ seed) + (int) (element >>> 32));
+    }
+
+    private static int mix(int x) {
+        int y = (x ^ x >>> 16) * 0x7feb352d;
+        y = (y ^ y >>> 15) * 0x846ca68b;
+        return y ^ y >>> 16;
+    }
+
     public record AdamW(float learningRate, float beta1, float beta2, float epsilon, float weightDecay) {}
 }
