@@ -1,12 +1,9 @@
 package troika.train;
 
 import java.lang.foreign.MemorySegment;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.SplittableRandom;
 import java.util.function.BiConsumer;
-import java.util.zip.CRC32C;
 import troika.graph.Model;
 import troika.graph.Parameter;
 import troika.model.HuggingFaceNames;
@@ -62,19 +59,15 @@ final class ModelState {
         }
     }
 
-    /// Random initial weights; each parameter has its own stream of numbers, so they do not depend on the
-    /// layout.
+    /// Random initial weights, the same in every layout.
     void initialize(long seed) {
         forEachParameter((group, index) -> {
             Parameter parameter = group.parameters().get(index);
-            SplittableRandom random = new SplittableRandom(seed ^ ((long) hash(parameter.name()) << 17));
-            boolean normal = parameter.initialDeviation() > 0;
+            InitialWeights values = new InitialWeights(parameter, seed, CHUNK);
             long elements = parameter.elements();
             for (long done = 0; done < elements; done += CHUNK) {
                 int count = (int) Math.min(CHUNK, elements - done);
-                for (int i = 0; i < count; i++) {
-                    floats[i] = normal ? (float) (random.nextGaussian() * parameter.initialDeviation()) : 1;
-                }
+                System.arraycopy(values.next(done), 0, floats, 0, count);
                 writeWeights(group, group.offsets().get(index) + done, count);
             }
         });
@@ -252,11 +245,5 @@ final class ModelState {
                 action.accept(group, index);
             }
         }
-    }
-
-    private static int hash(String name) {
-        CRC32C crc = new CRC32C();
-        crc.update(name.getBytes(StandardCharsets.UTF_8));
-        return (int) crc.getValue();
     }
 }

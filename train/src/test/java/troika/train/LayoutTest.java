@@ -60,8 +60,7 @@ class LayoutTest {
     }
 
     @Test
-    void theLossFalls() {
+    void theFirstLossIsThatOfChance() {
         assertThat(ONE_RANK.losses().getFirst()).isCloseTo((float) Math.log(101), within(0.1f));
-        assertThat(ONE_RANK.losses().getLast()).isLessThan(ONE_RANK.losses().getFirst());
     }
 }

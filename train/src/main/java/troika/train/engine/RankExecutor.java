@@ -1,5 +1,6 @@
 package troika.train.engine;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.EnumMap;
 import java.util.List;
@@ -26,24 +27,16 @@ final class RankExecutor implements AutoCloseable {
 
     /// A program with all that a step needs made beforehand, since a step allocates nothing.
     private static final class Prepared {
-        private final Instruction[] instructions;
-        private final Stream[] streams;
-        private final Stream.@Nullable Graph[] graphs;
-        /// By instruction: reached when it is done; null where nobody waits.
-        private final @Nullable Event[] done;
-        private final Event[][] waits;
+        private final List<Instruction> instructions;
+        private final List<Segment> segments = new ArrayList<>();
         private final Dispatch dispatch;
-        private final int report;
+        private final Event reported;
 
         Prepared(RankProgram program, Dispatch dispatch, Map<Lane, Stream> lanes, Device device, boolean capture) {
             this.dispatch = dispatch;
-            instructions = program.instructions().toArray(Instruction[]::new);
-            int count = instructions.length;
-            streams = new Stream[count];
-            graphs = new Stream.Graph[count];
-            done = new Event[count];
-            waits = new Event[count][];
-            int lastReport = -1;
+            instructions = program.instructions();
+            @Nullable Event[] done = new Event[instructions.size()];
+            int report = -1;
             for (Instruction instruction : instructions) {
                 for (List<Integer> needed : List.of(instruction.after(), instruction.afterPrevious())) {
                     for (int id : needed) {
@@ -53,51 +46,122 @@ final class RankExecutor implements AutoCloseable {
                     }
                 }
                 if (instruction.kind() == Instruction.Kind.REPORT) {
-                    lastReport = instruction.id();
+                    report = instruction.id();
                 }
             }
-            report = lastReport;
-            if (done[report] == null) {
-                done[report] = device.event();
-            }
-            for (int i = 0; i < count; i++) {
-                Instruction instruction = instructions[i];
-                streams[i] = stream(lanes, instruction.lane());
-                waits[i] = events(instruction);
-                if (capture) {
-                    streams[i].beginCapture();
-                    dispatch.calls(streams[i], instruction.calls());
-                    graphs[i] = streams[i].endCapture();
-                }
+            Event last = done[report];
+            reported = last != null ? last : device.event();
+            done[report] = reported;
+            for (List<Instruction> run : runs(instructions, capture)) {
+                segments.add(segment(run, stream(lanes, run.getFirst().lane()), done, capture));
             }
         }
 
-        private Event[] events(Instruction instruction) {
+        private Segment segment(List<Instruction> run, Stream stream, @Nullable Event[] done, boolean capture) {
             // Events know the latest record issued before the wait, so both kinds of dependency are the
-            // same here: an
-            // instruction further on in issue order has been recorded in the previous execution only.
-            return java.util.stream.Stream.concat(instruction.after().stream(), instruction.afterPrevious().stream())
-                    .map(id -> done[id])
-                    .toArray(Event[]::new);
+            // same here: an instruction further on in issue order has been recorded in the previous
+            // execution only.
+            Instruction first = run.getFirst();
+            List<Event> waits = new ArrayList<>();
+            first.after().forEach(id -> waits.add(present(done[id])));
+            first.afterPrevious().forEach(id -> waits.add(present(done[id])));
+            List<Event> records = new ArrayList<>();
+            Stream.@Nullable Graph graph = null;
+            if (capture) {
+                stream.beginCapture();
+                run.forEach(instruction -> dispatch.calls(stream, instruction.calls()));
+                graph = stream.endCapture();
+            }
+            for (Instruction instruction : run) {
+                Event event = done[instruction.id()];
+                if (event != null) {
+                    records.add(event);
+                }
+            }
+            return new Segment(run, stream, waits.toArray(Event[]::new), graph, records.toArray(Event[]::new));
+        }
+
+        private static Event present(@Nullable Event event) {
+            if (event == null) {
+                throw new IllegalStateException("an instruction that others wait for has no event");
+            }
+            return event;
         }
 
         private void issue() {
-            for (int i = 0; i < instructions.length; i++) {
-                Stream stream = streams[i];
-                for (Event event : waits[i]) {
+            for (Segment segment : segments) {
+                Stream stream = segment.stream;
+                for (Event event : segment.waits) {
                     stream.await(event);
                 }
-                Stream.Graph graph = graphs[i];
-                if (graph != null) {
-                    stream.launch(graph);
+                if (segment.graph != null) {
+                    stream.launch(segment.graph);
                 } else {
-                    dispatch.calls(stream, instructions[i].calls());
+                    for (Instruction instruction : segment.instructions) {
+                        dispatch.calls(stream, instruction.calls());
+                    }
                 }
-                Event event = done[i];
-                if (event != null) {
+                for (Event event : segment.records) {
                     stream.record(event);
                 }
             }
+        }
+    }
+
+    /// Instructions that are launched as one.
+    private record Segment(
+            List<Instruction> instructions,
+            Stream stream,
+            Event[] waits,
+            Stream.@Nullable Graph graph,
+            Event[] records) {}
+
+    /// Splits a program into runs of instructions that follow one another in issue order and lane, and of
+    /// which only the first waits for something that its lane has not waited for before. A small model is
+    /// bound by launches, and a run is one.
+    ///
+    /// @param join false: every instruction is a run
+    private static List<List<Instruction>> runs(List<Instruction> instructions, boolean join) {
+        List<List<Instruction>> runs = new ArrayList<>();
+        Map<Lane, Waited> waited = new EnumMap<>(Lane.class);
+        @Nullable Lane lane = null;
+        for (Instruction instruction : instructions) {
+            boolean waits = waited.computeIfAbsent(instruction.lane(), _ -> new Waited())
+                    .add(instruction, instructions);
+            if (!join || waits || instruction.lane() != lane) {
+                runs.add(new ArrayList<>());
+                lane = instruction.lane();
+            }
+            runs.getLast().add(instruction);
+        }
+        return runs;
+    }
+
+    /// What a lane has waited for: by other lane, the last instruction of this execution and of the one
+    /// before.
+    private static final class Waited {
+        private final Map<Lane, Integer> same = new EnumMap<>(Lane.class);
+        private final Map<Lane, Integer> previous = new EnumMap<>(Lane.class);
+
+        /// Whether the instruction waits for something new.
+        boolean add(Instruction instruction, List<Instruction> all) {
+            boolean news = false;
+            for (int id : instruction.after()) {
+                news |= latest(same, all.get(id));
+            }
+            for (int id : instruction.afterPrevious()) {
+                news |= latest(previous, all.get(id));
+            }
+            return news;
+        }
+
+        private static boolean latest(Map<Lane, Integer> known, Instruction needed) {
+            Integer before = known.get(needed.lane());
+            if (before != null && before >= needed.id()) {
+                return false;
+            }
+            known.put(needed.lane(), needed.id());
+            return true;
         }
     }
 
@@ -135,10 +199,7 @@ final class RankExecutor implements AutoCloseable {
             last = prepared;
         }
         prepared.issue();
-        Event reported = prepared.done[prepared.report];
-        if (reported != null) {
-            reported.synchronize();
-        }
+        prepared.reported.synchronize();
     }
 
     /// Waits until nothing is under way.
