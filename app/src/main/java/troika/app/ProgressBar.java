@@ -100,7 +100,7 @@ final class ProgressBar implements TrainingListener {
                 out.flush();
                 lineOpen = true;
             }
-        } else if (metrics.step() % loggingSteps == 0 || first || end) {
+        } else if (metrics.step() % loggingSteps == 0 || first || end || metrics.skipped()) {
             out.println(plain(metrics));
         }
     }
@@ -146,8 +146,9 @@ final class ProgressBar implements TrainingListener {
         String head = metrics.step() + "/" + totalSteps + " ";
         String tail = String.format(
                 Locale.ROOT,
-                " loss %.3f, %s tokens/s, lr %s, %s%s",
+                " loss %.3f%s, %s tokens/s, lr %s, %s%s",
                 metrics.loss(),
+                metrics.skipped() ? ", skipped" : "",
                 amount(metrics.tokensPerSecond()),
                 rate(metrics.learningRate()),
                 bytes(resident.getAsLong()),
@@ -166,6 +167,14 @@ final class ProgressBar implements TrainingListener {
     }
 
     private String plain(StepMetrics metrics) {
+        if (metrics.skipped()) {
+            return String.format(
+                    Locale.ROOT,
+                    "step %d/%d: skipped, since gradients overflowed at the loss scale %s",
+                    metrics.step(),
+                    totalSteps,
+                    metrics.plainLossScale());
+        }
         return String.format(
                 Locale.ROOT,
                 "step %d/%d: loss %.4f, gradient norm %.3f, learning rate %s, %s tokens/s, %s%s",

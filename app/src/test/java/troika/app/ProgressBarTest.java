@@ -28,7 +28,7 @@ class ProgressBarTest {
 
     private void step(ProgressBar bar, long step) {
         nanos.addAndGet(1_000_000_000);
-        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1));
+        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1, false, 1));
     }
 
     @Test
@@ -90,7 +90,7 @@ class ProgressBarTest {
         bytes.reset();
         for (int step = 1; step <= 50; step++) {
             nanos.addAndGet(10_000_000);
-            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0));
+            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0, false, 1));
         }
         assertThat(shown().chars().filter(c -> c == '\r').count()).isBetween(4L, 6L);
     }

@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
 import troika.graph.Model;
 import troika.graph.Parameter;
 import troika.model.HuggingFaceNames;
@@ -108,16 +109,18 @@ final class ModelState {
         write(writer, "model", saveDtype, List.of("master"));
     }
 
-    /// Writes masters and moments in fp32.
+    /// Writes masters and moments, in the dtype that they have.
     void saveOptimizer(CheckpointWriter writer) {
-        write(writer, OPTIMIZER, DType.F32, STATES);
+        write(writer, OPTIMIZER, null, STATES);
     }
 
-    private void write(CheckpointWriter writer, String stem, DType type, List<String> states) {
+    /// @param saveDtype null: as in the arenas
+    private void write(CheckpointWriter writer, String stem, @Nullable DType saveDtype, List<String> states) {
         List<SafetensorsWriter.Entry> entries = new ArrayList<>();
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
+                    DType type = saveDtype != null ? saveDtype : held(state, group);
                     entries.add(new SafetensorsWriter.Entry(name(part, state, states), type, part.shape()));
                 }
             }
@@ -126,6 +129,7 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
+                    DType type = saveDtype != null ? saveDtype : held(state, group);
                     writePart(
                             writer, name(part, state, states), type, state, group, position(group, index, part), part);
                 }
@@ -211,15 +215,22 @@ final class ModelState {
     }
 
     private void writeSharded(String state, ParameterGroup group, long first, int count) {
+        Floats.store(floats, count, held(state, group), MemorySegment.ofArray(bytes));
         forEachShard(state, group, first, count, engine::write);
     }
 
     private void readSharded(String state, ParameterGroup group, long first, int count) {
         forEachShard(state, group, first, count, engine::read);
+        Floats.load(MemorySegment.ofArray(bytes), held(state, group), count, floats);
+    }
+
+    /// The dtype of a state in the arenas.
+    private DType held(String state, ParameterGroup group) {
+        return engine.dtype(0, state + ":" + group.name());
     }
 
     private interface Move {
-        /// Moves a part of `floats` to or from a rank's tensor, from its element `first` on.
+        /// Moves a part of `bytes` to or from a rank's tensor, from its element `first` on.
         void move(int rank, String tensor, long first, MemorySegment part);
     }
 
@@ -233,7 +244,8 @@ final class ModelState {
             long from = Math.max(first, start);
             long to = Math.min(first + count, start + held);
             if (from < to) {
-                MemorySegment part = MemorySegment.ofArray(floats).asSlice(4 * (from - first), 4 * (to - from));
+                long size = held(state, group).bytes();
+                MemorySegment part = MemorySegment.ofArray(bytes).asSlice(size * (from - first), size * (to - from));
                 move.move(rank, tensor, from - start, part);
             }
         }
