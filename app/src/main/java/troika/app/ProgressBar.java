@@ -92,7 +92,15 @@ final class ProgressBar implements TrainingListener {
                     : stepSeconds + SMOOTHING * (metrics.seconds() - stepSeconds);
         }
         boolean end = metrics.step() == totalSteps;
-        if (terminal) {
+        if (metrics.skipped()) {
+            // There are few of them, and a user will want to see them all.
+            say(String.format(
+                    Locale.ROOT,
+                    "step %d/%d: skipped, since gradients overflowed at the loss scale %s",
+                    metrics.step(),
+                    totalSteps,
+                    metrics.plainLossScale()));
+        } else if (terminal) {
             long now = nanos.getAsLong();
             if (now - drawn >= REDRAW_NANOS || end) {
                 drawn = now;
@@ -100,7 +108,7 @@ final class ProgressBar implements TrainingListener {
                 out.flush();
                 lineOpen = true;
             }
-        } else if (metrics.step() % loggingSteps == 0 || first || end || metrics.skipped()) {
+        } else if (metrics.step() % loggingSteps == 0 || first || end) {
             out.println(plain(metrics));
         }
     }
@@ -146,9 +154,8 @@ final class ProgressBar implements TrainingListener {
         String head = metrics.step() + "/" + totalSteps + " ";
         String tail = String.format(
                 Locale.ROOT,
-                " loss %.3f%s, %s tokens/s, lr %s, %s%s",
+                " loss %.3f, %s tokens/s, lr %s, %s%s",
                 metrics.loss(),
-                metrics.skipped() ? ", skipped" : "",
                 amount(metrics.tokensPerSecond()),
                 rate(metrics.learningRate()),
                 bytes(resident.getAsLong()),
@@ -167,14 +174,6 @@ final class ProgressBar implements TrainingListener {
     }
 
     private String plain(StepMetrics metrics) {
-        if (metrics.skipped()) {
-            return String.format(
-                    Locale.ROOT,
-                    "step %d/%d: skipped, since gradients overflowed at the loss scale %s",
-                    metrics.step(),
-                    totalSteps,
-                    metrics.plainLossScale());
-        }
         return String.format(
                 Locale.ROOT,
                 "step %d/%d: loss %.4f, gradient norm %.3f, learning rate %s, %s tokens/s, %s%s",

@@ -51,6 +51,25 @@ class ProgressBarTest {
     }
 
     @Test
+    void skippedStepsAreAllSaid() {
+        for (boolean terminal : new boolean[] {false, true}) {
+            bytes.reset();
+            ProgressBar bar = bar(terminal, 90);
+            bar.onStart(START);
+            bytes.reset();
+            for (int step = 2; step <= 4; step++) {
+                boolean skipped = step < 4;
+                bar.onStep(new StepMetrics(step, 2.5, Double.NaN, 1, 1, 1, 0.01, 0, skipped, 65536 >> step));
+            }
+            assertThat(shown())
+                    .contains(
+                            "step 2/100: skipped, since gradients overflowed at the loss scale 16384",
+                            "step 3/100: skipped, since gradients overflowed at the loss scale 8192")
+                    .doesNotContain("4/100: skipped");
+        }
+    }
+
+    @Test
     void onATerminalOneLineLives() {
         ProgressBar bar = bar(true, 90);
         bar.onStart(START);

@@ -5,8 +5,6 @@ import static troika.cpu.Vectors.LANES;
 import java.util.function.IntConsumer;
 import jdk.incubator.vector.DoubleVector;
 import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.IntVector;
-import jdk.incubator.vector.VectorOperators;
 import troika.tensor.DType;
 import troika.tensor.Tensor;
 
@@ -14,6 +12,9 @@ import troika.tensor.Tensor;
 final class Optimizer {
     private static final int CHUNK = 1 << 16;
     private static final int MOST_CHUNKS = 1024;
+    private static final int BLOCK = 512;
+    private static final ThreadLocal<Unrounded> UNROUNDED = ThreadLocal.withInitial(
+            () -> new Unrounded(new float[BLOCK + LANES], new float[BLOCK + LANES], new int[BLOCK + LANES]));
 
     private Optimizer() {}
 
@@ -292,7 +293,11 @@ final class Optimizer {
         Vectors.store(bf16, weight, i, count, p);
     }
 
-    // As updateRow, with moments in BF16 that are rounded stochastically.
+    /// What BF16 moments of a block are before they are rounded, and their random bits.
+    private record Unrounded(float[] moment1, float[] moment2, int[] bits) {}
+
+    // As updateRow, with moments in BF16 that are rounded stochastically, a block at a time: in one loop these are more
+    // operations than the compiler takes without boxing vectors.
     private static void roundRow(
             boolean bf16,
             long master,
@@ -309,23 +314,60 @@ final class Optimizer {
             Coefficients c,
             int seed,
             long first) {
-        for (int i = from; i < to; i += LANES) {
-            int count = Math.min(LANES, to - i);
-            long at = 4L * i;
-            FloatVector g = Vectors.loadF32(gradient + at, count).mul(factor);
-            FloatVector m = Vectors.load(true, moment1, i, count).mul(c.beta1).add(g.mul(c.rest1));
-            FloatVector v = Vectors.load(true, moment2, i, count)
-                    .mul(c.beta2)
-                    .add(g.mul(g).mul(c.rest2));
-            FloatVector denominator = v.sqrt().mul(correction).add(c.epsilon);
-            FloatVector p = Vectors.loadF32(master + at, count)
-                    .mul(keep)
-                    .sub(m.mul(stepSize).div(denominator));
-            IntVector random = Stochastic.bits(seed, first + i);
-            Stochastic.store(moment1, i, count, m, random.lanewise(VectorOperators.AND, 0xffff));
-            Stochastic.store(moment2, i, count, v, random.lanewise(VectorOperators.LSHR, 16));
-            Vectors.storeF32(master + at, count, p);
-            Vectors.store(bf16, weight, i, count, p);
+        Unrounded unrounded = UNROUNDED.get();
+        for (int block = from; block < to; block += BLOCK) {
+            int n = Math.min(BLOCK, to - block);
+            long p = master + 4L * block;
+            long g = gradient + 4L * block;
+            long m = moment1 + 2L * block;
+            long v = moment2 + 2L * block;
+            int i = 0;
+            for (; i <= n - LANES; i += LANES) {
+                unroundedLanes(p, m, v, g, factor, keep, stepSize, correction, c, unrounded, i, LANES);
+            }
+            if (i < n) {
+                unroundedLanes(p, m, v, g, factor, keep, stepSize, correction, c, unrounded, i, n - i);
+            }
+            Stochastic.fill(seed, first + block, n, unrounded.bits);
+            Stochastic.round(unrounded.moment1, unrounded.bits, false, m, n);
+            Stochastic.round(unrounded.moment2, unrounded.bits, true, v, n);
+            if (weight != master) {
+                storeRow(bf16, p, weight + (bf16 ? 2L : 4L) * block, n);
+            }
+        }
+    }
+
+    private static void unroundedLanes(
+            long master,
+            long moment1,
+            long moment2,
+            long gradient,
+            float factor,
+            float keep,
+            float stepSize,
+            float correction,
+            Coefficients c,
+            Unrounded unrounded,
+            int i,
+            int count) {
+        long at = 4L * i;
+        FloatVector g = Vectors.loadF32(gradient + at, count).mul(factor);
+        FloatVector m = Vectors.load(true, moment1, i, count).mul(c.beta1).add(g.mul(c.rest1));
+        FloatVector v =
+                Vectors.load(true, moment2, i, count).mul(c.beta2).add(g.mul(g).mul(c.rest2));
+        m.intoArray(unrounded.moment1, i);
+        v.intoArray(unrounded.moment2, i);
+        FloatVector denominator = v.sqrt().mul(correction).add(c.epsilon);
+        FloatVector p = Vectors.loadF32(master + at, count)
+                .mul(keep)
+                .sub(m.mul(stepSize).div(denominator));
+        Vectors.storeF32(master + at, count, p);
+    }
+
+    private static void storeRow(boolean bf16, long master, long weight, int n) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            Vectors.store(bf16, weight, i, count, Vectors.loadF32(master + 4L * i, count));
         }
     }
 }

@@ -19,39 +19,70 @@ final class Stochastic {
     private static final VectorSpecies<Short> S =
             VectorSpecies.of(short.class, VectorShape.forBitSize(Vectors.F.vectorBitSize() / 2));
     private static final IntVector IOTA = IntVector.zero(I).addIndex(1);
-    private static final int EXPONENT = 0x7f800000;
+    private static final int FACTOR_1 = 0x7feb352d;
+    private static final int FACTOR_2 = 0x846ca68b;
+    private static final IntVector FACTORS_1 = IntVector.broadcast(I, FACTOR_1);
+    private static final IntVector FACTORS_2 = IntVector.broadcast(I, FACTOR_2);
+    private static final IntVector EXPONENT = IntVector.broadcast(I, 0x7f800000);
+    private static final IntVector LOW_HALF = IntVector.broadcast(I, 0xffff);
 
     private Stochastic() {}
 
-    /// The random bits of the elements from `first` on.
-    static IntVector bits(int seed, long first) {
-        int start = (int) first;
-        IntVector low = IOTA.add(start);
-        VectorMask<Integer> wrapped = low.compare(VectorOperators.ULT, start);
-        IntVector high = IntVector.broadcast(I, (int) (first >>> 32)).add(1, wrapped);
-        return mix(mix(low.lanewise(VectorOperators.XOR, seed)).add(high));
+    /// The random bits of `n` elements from `first` on; `bits` has room for whole vectors.
+    static void fill(int seed, long first, int n, int[] bits) {
+        for (int i = 0; i < n; i += LANES) {
+            int low = (int) (first + i);
+            int high = (int) ((first + i) >>> 32);
+            if (Integer.compareUnsigned(low, -LANES) <= 0) {
+                lanes(seed, low, high).intoArray(bits, i);
+            } else {
+                // The lower half wraps around within this vector.
+                for (int lane = 0; lane < LANES; lane++) {
+                    long element = first + i + lane;
+                    bits[i + lane] = mix(mix((int) element ^ seed) + (int) (element >>> 32));
+                }
+            }
+        }
+    }
+
+    private static IntVector lanes(int seed, int low, int high) {
+        IntVector x = IOTA.lanewise(VectorOperators.ADD, low).lanewise(VectorOperators.XOR, seed);
+        return mix(mix(x).lanewise(VectorOperators.ADD, high));
     }
 
     // Chris Wellons' lowbias32.
     private static IntVector mix(IntVector x) {
         IntVector y = x.lanewise(VectorOperators.XOR, x.lanewise(VectorOperators.LSHR, 16))
-                .mul(0x7feb352d);
+                .lanewise(VectorOperators.MUL, FACTORS_1);
         y = y.lanewise(VectorOperators.XOR, y.lanewise(VectorOperators.LSHR, 15))
-                .mul(0x846ca68b);
+                .lanewise(VectorOperators.MUL, FACTORS_2);
         return y.lanewise(VectorOperators.XOR, y.lanewise(VectorOperators.LSHR, 16));
     }
 
-    /// Stores element `i` and those that follow, rounded up with the probability that `random`, 16 bits a lane, gives.
-    static void store(long address, int i, int count, FloatVector v, IntVector random) {
-        IntVector bits = v.reinterpretAsInts();
-        VectorMask<Integer> finite =
-                bits.lanewise(VectorOperators.AND, EXPONENT).compare(VectorOperators.NE, EXPONENT);
-        IntVector result = bits.add(random, finite).lanewise(VectorOperators.LSHR, 16);
-        ShortVector shorts = (ShortVector) result.convertShape(VectorOperators.I2S, S, 0);
-        if (count == LANES) {
-            shorts.intoMemorySegment(ALL, address + 2L * i, ORDER);
-        } else {
-            shorts.intoMemorySegment(ALL, address + 2L * i, ORDER, S.indexInRange(0, count));
+    private static int mix(int x) {
+        int y = (x ^ x >>> 16) * FACTOR_1;
+        y = (y ^ y >>> 15) * FACTOR_2;
+        return y ^ y >>> 16;
+    }
+
+    /// Stores `n` floats as BF16, rounded up with the probability that the upper or the lower halves of `bits` give.
+    static void round(float[] from, int[] bits, boolean upper, long to, int n) {
+        int i = 0;
+        for (; i <= n - LANES; i += LANES) {
+            rounded(from, bits, upper, i).intoMemorySegment(ALL, to + 2L * i, ORDER);
         }
+        if (i < n) {
+            rounded(from, bits, upper, i).intoMemorySegment(ALL, to + 2L * i, ORDER, S.indexInRange(0, n - i));
+        }
+    }
+
+    private static ShortVector rounded(float[] from, int[] bits, boolean upper, int i) {
+        IntVector x = FloatVector.fromArray(Vectors.F, from, i).reinterpretAsInts();
+        IntVector random = IntVector.fromArray(I, bits, i);
+        IntVector added =
+                upper ? random.lanewise(VectorOperators.LSHR, 16) : random.lanewise(VectorOperators.AND, LOW_HALF);
+        VectorMask<Integer> finite = x.lanewise(VectorOperators.AND, EXPONENT).compare(VectorOperators.LT, EXPONENT);
+        IntVector sum = x.blend(x.lanewise(VectorOperators.ADD, added), finite);
+        return (ShortVector) sum.lanewise(VectorOperators.LSHR, 16).convertShape(VectorOperators.I2S, S, 0);
     }
 }

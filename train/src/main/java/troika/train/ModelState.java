@@ -27,6 +27,8 @@ final class ModelState {
     static final String OPTIMIZER = "optimizer";
 
     private static final List<String> STATES = List.of("master", "moment1", "moment2");
+    /// What is rounded to infinity in F16.
+    private static final float LEAST_INFINITE_F16 = 65520;
     /// Elements moved at a time.
     private static final int CHUNK = 1 << 20;
 
@@ -153,7 +155,7 @@ final class ModelState {
         for (long done = 0; done < elements; done += CHUNK) {
             int count = (int) Math.min(CHUNK, elements - done);
             readSharded(state, group, start + done, count);
-            requireFinite(name, count);
+            requireFinite(name, type, count);
             MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
             Floats.store(floats, count, type, chunk);
             writer.write(name, chunk);
@@ -161,8 +163,13 @@ final class ModelState {
     }
 
     /// A last update may have spoilt weights that no step has used yet.
-    private void requireFinite(String name, int count) {
+    private void requireFinite(String name, DType type, int count) {
         for (int i = 0; i < count; i++) {
+            if (type == DType.F16 && Math.abs(floats[i]) >= LEAST_INFINITE_F16 && Float.isFinite(floats[i])) {
+                throw new UserException("Tensor " + name + " holds " + floats[i]
+                        + ", which is too large for fp16, so nothing was saved: give --save-dtype bf16 or fp32 and go on"
+                        + " from an earlier checkpoint with --resume.");
+            }
             if (!Float.isFinite(floats[i])) {
                 throw new UserException("Tensor " + name + " is not finite after the last step, so nothing was saved:"
                         + " lower the learning rate and go on from an earlier checkpoint with --resume.");
