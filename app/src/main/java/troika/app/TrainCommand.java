@@ -99,8 +99,8 @@ final class TrainCommand implements Command {
                         run::zeroStage,
                         "--zero-stage")
                 .text(
-                        "none|layer",
-                        "Activations to compute again in backward, to save memory. (default: none)",
+                        "none|elementwise|layer",
+                        "Activations to compute again in backward, to save memory: what norms and SwiGLUs gave, or all of a layer. (default: none)",
                         word -> run.recompute(Recompute.of(word)),
                         "--recompute")
                 .texts(

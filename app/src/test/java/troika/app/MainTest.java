@@ -43,7 +43,7 @@ class MainTest {
                 "train;--model;quickstart | --data is missing",
                 "train;--deterministic;yes | --deterministic must be on or off",
                 "train;--dtype;fp8 | --dtype must be fp32, bf16 or fp16",
-                "train;--recompute;all | --recompute must be one of none, layer",
+                "train;--recompute;all | --recompute must be one of none, elementwise, layer",
                 "train;--config;none.json;--model;a;--data;b | none.json does not exist",
                 "generate | --model is missing",
                 "generate;--model;none | The model folder none does not exist",

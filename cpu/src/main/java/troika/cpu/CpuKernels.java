@@ -73,6 +73,7 @@ final class CpuKernels implements Kernels {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate) {
         Check check = new Check("rmsNormBackward")
                 .and("gradOut", gradOut)
@@ -81,17 +82,27 @@ final class CpuKernels implements Kernels {
                 .and("rstd", rstd)
                 .and("residual", residual)
                 .and("gradX", gradX)
-                .and("gradWeight", gradWeight);
-        check.compute(x, weight, gradOut, gradX, residual).floats(rstd, gradWeight);
+                .and("gradWeight", gradWeight)
+                .and("out", out);
+        check.compute(x, weight, gradOut, gradX, residual, out).floats(rstd, gradWeight);
         check.that(
                 weight.elements() == x.columns() && gradWeight.elements() == x.columns(),
                 "weight and gradWeight have an element for each column of x");
         check.that(rstd.elements() == x.rows(), "rstd has an element for each row of x");
-        check.sameShape(x, gradOut, gradX, residual);
+        check.sameShape(x, gradOut, gradX, residual, out);
         stream.enqueue(
                 isHalf(x)
                         ? HalfRows.rmsNormBackward(
-                                (CpuStream) stream, gradOut, x, weight, rstd, residual, gradX, gradWeight, accumulate)
+                                (CpuStream) stream,
+                                gradOut,
+                                x,
+                                weight,
+                                rstd,
+                                residual,
+                                gradX,
+                                gradWeight,
+                                out,
+                                accumulate)
                         : RmsNorm.backward(
                                 workers(stream),
                                 gradOut,
@@ -101,6 +112,7 @@ final class CpuKernels implements Kernels {
                                 residual,
                                 gradX,
                                 gradWeight,
+                                out,
                                 accumulate,
                                 workspace(stream)));
     }
@@ -225,20 +237,22 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+    public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         Check check = new Check("swigluBackward")
                 .and("gradOut", gradOut)
                 .and("gateUp", gateUp)
-                .and("gradGateUp", gradGateUp);
-        check.compute(gateUp, gradOut, gradGateUp);
+                .and("gradGateUp", gradGateUp)
+                .and("out", out);
+        check.compute(gateUp, gradOut, gradGateUp, out);
         check.that(
                 gateUp.rows() == gradOut.rows() && gateUp.columns() == 2 * gradOut.columns(),
                 "gateUp is twice as wide as gradOut");
         check.sameShape(gateUp, gradGateUp);
+        check.sameShape(gradOut, out);
         stream.enqueue(
                 isHalf(gradOut)
-                        ? HalfRows.swigluBackward((CpuStream) stream, gradOut, gateUp, gradGateUp)
-                        : SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp));
+                        ? HalfRows.swigluBackward((CpuStream) stream, gradOut, gateUp, gradGateUp, out)
+                        : SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp, out));
     }
 
     @Override

@@ -64,14 +64,16 @@ final class HalfRows {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate) {
         HalfRows half = new HalfRows(stream);
         Tensor scale = half.read(weight, 0, weight.rows());
-        half.blocks(x.rows(), 4 * x.columns(), (from, count) -> {
+        half.blocks(x.rows(), 5 * x.columns(), (from, count) -> {
             Tensor grad = half.read(gradOut, from, count);
             Tensor in = half.read(x, from, count);
             Tensor past = residual == null ? null : half.read(residual, from, count);
             Tensor result = half.stage(gradX, count);
+            Tensor again = out == null ? null : half.stage(out, count);
             half.runs.add(RmsNorm.backward(
                     stream.workers(),
                     grad,
@@ -81,9 +83,11 @@ final class HalfRows {
                     past,
                     result,
                     gradWeight,
+                    again,
                     accumulate || from > 0,
                     half.rest()));
             half.write(result, gradX, from);
+            half.write(again, out, from);
         });
         return half.whole();
     }
@@ -111,13 +115,16 @@ final class HalfRows {
         return half.whole();
     }
 
-    static Runnable swigluBackward(CpuStream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+    static Runnable swigluBackward(
+            CpuStream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         HalfRows half = new HalfRows(stream);
-        half.blocks(gradOut.rows(), 3 * gradOut.columns(), (from, count) -> {
+        half.blocks(gradOut.rows(), 4 * gradOut.columns(), (from, count) -> {
             Tensor grad = half.read(gradOut, from, count);
             Tensor in = half.read(gateUp, from, count);
-            half.runs.add(SwiGlu.backward(stream.workers(), grad, in, in));
+            Tensor again = out == null ? null : half.stage(out, count);
+            half.runs.add(SwiGlu.backward(stream.workers(), grad, in, in, again));
             half.write(in, gradGateUp, from);
+            half.write(again, out, from);
         });
         return half.whole();
     }
@@ -187,7 +194,10 @@ final class HalfRows {
     }
 
     /// Rounds rows to those of a tensor from `from` on.
-    private void write(Tensor staged, Tensor tensor, long from) {
+    private void write(@Nullable Tensor staged, @Nullable Tensor tensor, long from) {
+        if (staged == null || tensor == null) {
+            return;
+        }
         long source = staged.address();
         long target = tensor.address() + 2 * from * tensor.columns();
         convert(staged.elements(), (at, n) -> Half.store(source + 4 * at, target + 2 * at, n));

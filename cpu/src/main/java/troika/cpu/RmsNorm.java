@@ -102,6 +102,7 @@ final class RmsNorm {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate,
             Tensor workspace) {
         boolean bf16 = Tasks.isBf16(x);
@@ -118,6 +119,8 @@ final class RmsNorm {
         long rstdAddress = rstd.address();
         boolean hasResidual = residual != null;
         long residualAddress = residual != null ? residual.address() : 0;
+        boolean again = out != null;
+        long outAddress = out != null ? out.address() : 0;
         long gradXAddress = gradX.address();
         long gradWeightAddress = gradWeight.address();
         long partials = workspace.address();
@@ -134,6 +137,9 @@ final class RmsNorm {
                 // A row ahead: while its products are added up, this one's gradient is computed.
                 if (t + 1 < to) {
                     dot = dotRow(bf16, gradOutAddress, xAddress, weightAddress, t + 1, rowBytes, columns);
+                }
+                if (again) {
+                    normalizeRow(bf16, xAddress + offset, weightAddress, scale, outAddress + offset, columns);
                 }
                 long gradRow = gradOutAddress + offset;
                 long xRow = xAddress + offset;

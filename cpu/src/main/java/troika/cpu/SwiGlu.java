@@ -3,6 +3,7 @@ package troika.cpu;
 import static troika.cpu.Vectors.LANES;
 
 import jdk.incubator.vector.FloatVector;
+import org.jspecify.annotations.Nullable;
 import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#swiglu].
@@ -52,11 +53,13 @@ final class SwiGlu {
         Vectors.storeResult(bf16, out, i, count, silu.mul(Vectors.load(bf16, up, i, count)));
     }
 
-    static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp) {
+    static Runnable backward(Workers workers, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         boolean bf16 = Tasks.isBf16(gradOut);
         long gradOutAddress = gradOut.address();
         long gateUpAddress = gateUp.address();
         long gradGateUpAddress = gradGateUp.address();
+        boolean again = out != null;
+        long outAddress = out != null ? out.address() : 0;
         int columns = Math.toIntExact(gradOut.columns());
         long bytes = (long) columns * gradOut.dtype().bytes();
         return Tasks.overRows(workers, gradOut, (from, to) -> {
@@ -65,6 +68,10 @@ final class SwiGlu {
                 long gate = gateUpAddress + 2L * t * bytes;
                 long gradGate = gradGateUpAddress + 2L * t * bytes;
                 long gradRow = gradOutAddress + t * bytes;
+                // First, since the gradient may overwrite what it is made of.
+                if (again) {
+                    forwardRow(bf16, gate, gate + bytes, outAddress + t * bytes, columns);
+                }
                 for (int block = 0; block < columns; block += BLOCK) {
                     int end = Math.min(columns, block + BLOCK);
                     sigmoidsRow(bf16, gate, block, end, sigmoids);

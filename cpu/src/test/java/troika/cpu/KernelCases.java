@@ -211,8 +211,8 @@ final class KernelCases {
                 0,
                 List.of(gradOut, x, weight, rstd, residual),
                 List.of(gradX, gradWeight),
-                stream ->
-                        kernels.rmsNormBackward(stream, gradOut, x, weight, rstd, residual, gradX, gradWeight, false));
+                stream -> kernels.rmsNormBackward(
+                        stream, gradOut, x, weight, rstd, residual, gradX, gradWeight, null, false));
     }
 
     private Case rope() {
@@ -290,7 +290,7 @@ final class KernelCases {
                 0,
                 List.of(gradOut, gateUp),
                 List.of(gradGateUp),
-                stream -> kernels.swigluBackward(stream, gradOut, gateUp, gradGateUp));
+                stream -> kernels.swigluBackward(stream, gradOut, gateUp, gradGateUp, null));
     }
 
     private Case crossEntropy(boolean gradient) {

@@ -55,11 +55,11 @@ final class WorkersTest {
 
         Embedding.backward(workers, tokens, x, gradTable, true).run();
         RmsNorm.forward(workers, x, weight, 1e-6f, out, rstd).run();
-        RmsNorm.backward(workers, out, x, weight, rstd, out, out, gradWeight, true, workspace)
+        RmsNorm.backward(workers, out, x, weight, rstd, out, out, gradWeight, null, true, workspace)
                 .run();
         Rope.rotate(workers, x, tokens, angles, 3, 20, false).run();
         SwiGlu.forward(workers, gateUp, x).run();
-        SwiGlu.backward(workers, x, gateUp, gateUp).run();
+        SwiGlu.backward(workers, x, gateUp, gateUp, null).run();
         CrossEntropy.run(workers, logits, tokens, scale, loss, true, true, workspace)
                 .run();
         Optimizer.sumSquares(workers, flat, norm, true, workspace).run();

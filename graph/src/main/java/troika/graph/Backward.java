@@ -3,8 +3,10 @@ package troika.graph;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.Shape;
 
@@ -16,11 +18,17 @@ import troika.tensor.Shape;
 /// Gradients of weights go to a list of their own, because nothing in the backward waits for them
 /// and a schedule may defer them (zero-bubble pipelines, Qi et al. 2023). The norms' are the
 /// exception: their kernel computes both in one pass over the same data.
+///
+/// Where the trace says so, what norms and SwiGLUs gave is not kept for the gradients of weights that
+/// multiply it: their backward kernels, which read their inputs anyway, make it again for one more write.
 final class Backward {
     private final Trace trace;
     private final Map<Value, Value> gradients;
     private final List<Node> inputNodes = new ArrayList<>();
     private final List<Node> weightNodes = new ArrayList<>();
+    /// Results that are made again, by the forward's.
+    private final Map<Value, Value> rebuilt = new HashMap<>();
+    private final Set<Value> rebuildable = new HashSet<>();
 
     Backward(Trace trace, @Nullable Value output, @Nullable Value outputGradient) {
         this.trace = trace;
@@ -29,6 +37,13 @@ final class Backward {
             gradients.put(output, outputGradient);
         }
         List<Node> forward = List.copyOf(trace.nodes());
+        if (trace.rebuilds()) {
+            for (Node node : forward) {
+                if (node.op() instanceof Op.RmsNorm || node.op() instanceof Op.SwiGlu) {
+                    rebuildable.add(node.outputs().getFirst());
+                }
+            }
+        }
         for (Node node : forward.reversed()) {
             differentiate(node);
         }
@@ -66,7 +81,7 @@ final class Backward {
                 inputNodes.add(new Node(
                         new Op.RmsNormBackward(true),
                         Arrays.asList(grad, x, weight, node.outputs().get(1), residual),
-                        List.of(trace.parameterGradient(weight), gradX)));
+                        withRebuilt(List.of(trace.parameterGradient(weight), gradX), out)));
                 gradients.put(x, gradX);
             }
             case Op.Linear _ -> {
@@ -75,7 +90,7 @@ final class Backward {
                     return; // The chunked loss has done it.
                 }
                 input(new Op.LinearBackwardInput(), node.input(0), node.input(0).shape(), known, node.input(1));
-                weight(new Op.LinearBackwardWeight(true), node.input(1), known, node.input(0));
+                weight(new Op.LinearBackwardWeight(true), node.input(1), known, again(node.input(0)));
                 @Nullable Value residual = node.inputs().get(2);
                 if (residual != null) {
                     contribute(residual, known);
@@ -100,11 +115,35 @@ final class Backward {
                         node.input(1),
                         out,
                         node.outputs().get(1));
-            case Op.SwiGlu _ ->
-                input(new Op.SwiGluBackward(), node.input(0), node.input(0).shape(), gradientOf(out), node.input(0));
+            case Op.SwiGlu _ -> {
+                Value gateUp = node.input(0);
+                Value gradient = trace.local("grad " + gateUp.name(), gateUp.dtype(), gateUp.shape());
+                inputNodes.add(new Node(
+                        new Op.SwiGluBackward(),
+                        List.of(gradientOf(out), gateUp),
+                        withRebuilt(List.of(gradient), out)));
+                contribute(gateUp, gradient);
+            }
             case Op.CrossEntropy _, Op.LinearBackwardInput _, Op.LinearBackwardWeight _ -> {}
             default -> throw new IllegalStateException("no gradient is known for " + node.op());
         }
+    }
+
+    /// The value as the gradient of a weight reads it.
+    private Value again(Value value) {
+        return rebuildable.contains(value)
+                ? rebuilt.computeIfAbsent(value, v -> trace.local(v.name() + " again", v.dtype(), v.shape()))
+                : value;
+    }
+
+    private List<Value> withRebuilt(List<Value> outputs, Value result) {
+        Value made = rebuilt.get(result);
+        if (made == null) {
+            return outputs;
+        }
+        List<Value> all = new ArrayList<>(outputs);
+        all.add(made);
+        return all;
     }
 
     private Value gradientOf(Value value) {

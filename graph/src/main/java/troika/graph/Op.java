@@ -31,7 +31,7 @@ public sealed interface Op {
     /// x, weight → out, rstd
     record RmsNorm(float epsilon) implements Op {}
 
-    /// gradOut, x, weight, rstd, residual? → gradWeight, gradX
+    /// gradOut, x, weight, rstd, residual? → gradWeight, gradX, out?
     record RmsNormBackward(boolean accumulate) implements Accumulating {
         @Override
         public Op accumulating(boolean value) {
@@ -68,7 +68,7 @@ public sealed interface Op {
     /// gateUp → out
     record SwiGlu() implements Op {}
 
-    /// gradOut, gateUp → gradGateUp
+    /// gradOut, gateUp → gradGateUp, out?
     record SwiGluBackward() implements Op {}
 
     /// logits, labels, scale → loss, and with `gradient` also logits, in place

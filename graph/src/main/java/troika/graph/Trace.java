@@ -32,8 +32,11 @@ public final class Trace {
     /// @param batch sequences of the microbatch
     /// @param sequence tokens of each
     /// @param packed whether documents may start anywhere in a sequence
+    /// @param rebuild whether results of norms and SwiGLUs are made again in the backward, by kernels that
+    /// read their inputs anyway, instead of kept
     /// @param logitsAtATime rows × vocabulary of the loss head's chunks, about
-    public record Settings(Mode mode, DType dtype, int batch, int sequence, boolean packed, long logitsAtATime) {}
+    public record Settings(
+            Mode mode, DType dtype, int batch, int sequence, boolean packed, boolean rebuild, long logitsAtATime) {}
 
     private final Settings settings;
     private final DType dtype;
@@ -155,6 +158,10 @@ public final class Trace {
     }
 
     // What the backward builder and TracedBlock need.
+
+    boolean rebuilds() {
+        return settings.rebuild();
+    }
 
     Value blockInput(Shape shape) {
         return named(Value.Kind.BLOCK_INPUT, "input", dtype, shape);

@@ -52,7 +52,8 @@ class BackwardTest {
 
     @Test
     void theHeadComputesItsGradientsChunkByChunk() {
-        Trace.Settings settings = new Trace.Settings(Trace.Mode.TRAIN, DType.BF16, 2, 40, true, 64 * Graphs.WORDS);
+        Trace.Settings settings =
+                new Trace.Settings(Trace.Mode.TRAIN, DType.BF16, 2, 40, true, false, 64 * Graphs.WORDS);
         TracedBlock head = TracedBlock.of(Graphs.head(), settings, new Shape(80, Graphs.HIDDEN));
         assertThat(Graphs.words(head.forward()))
                 .containsExactly(

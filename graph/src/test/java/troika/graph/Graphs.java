@@ -38,7 +38,7 @@ final class Graphs {
 
     /// Settings of 2 sequences of 8 tokens.
     static Trace.Settings settings(Trace.Mode mode, DType dtype) {
-        return new Trace.Settings(mode, dtype, 2, 8, true, 1 << 20);
+        return new Trace.Settings(mode, dtype, 2, 8, true, false, 1 << 20);
     }
 
     static Block head() {

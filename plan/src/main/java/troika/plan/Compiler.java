@@ -111,8 +111,8 @@ public final class Compiler {
     /// The block, traced on the shape of its input tensor (-1 for none).
     TracedBlock trace(Block block, Trace.Mode mode, int batch, int sequence, RankBuilder builder, int input) {
         @Nullable Shape shape = input < 0 ? null : builder.tensors().get(input).shape();
-        Trace.Settings settings =
-                new Trace.Settings(mode, options.dtype(), batch, sequence, options.packed(), options.logitsAtATime());
+        Trace.Settings settings = new Trace.Settings(
+                mode, options.dtype(), batch, sequence, options.packed(), options.rebuild(), options.logitsAtATime());
         return traces.computeIfAbsent(
                 new TraceKey(block.kind(), settings), _ -> TracedBlock.of(block, settings, shape));
     }

@@ -10,6 +10,7 @@ import troika.tensor.DType;
 /// @param zeroStage 0: everything replicated; 1: optimizer states sharded; 2: gradients too
 /// @param recompute whether a decoder layer's activations are computed again in the backward instead of
 /// stored
+/// @param rebuild whether results of norms and SwiGLUs are made again in the backward instead of stored
 /// @param packed whether documents may start anywhere in a sequence
 /// @param moments the dtype of AdamW's moments, F32 or BF16
 /// @param maxGradNorm 0: no clipping
@@ -22,6 +23,7 @@ public record PlanOptions(
         int accumulation,
         int zeroStage,
         boolean recompute,
+        boolean rebuild,
         boolean packed,
         DType moments,
         float beta1,

@@ -76,6 +76,7 @@ final class Programs {
                 accumulation,
                 zeroStage,
                 recompute,
+                false,
                 true,
                 DType.F32,
                 0.9f,

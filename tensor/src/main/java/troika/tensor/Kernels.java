@@ -41,6 +41,7 @@ public interface Kernels {
     ///
     /// @param residual `[T, H]`: the gradient that reaches x past the norm, or null for none; may be gradX itself
     /// @param gradWeight F32 `[H]`
+    /// @param out `[T, H]`: gets what [#rmsNorm] gave, made again, bit for bit; null where that was kept
     void rmsNormBackward(
             Stream stream,
             Tensor gradOut,
@@ -50,6 +51,7 @@ public interface Kernels {
             @Nullable Tensor residual,
             Tensor gradX,
             Tensor gradWeight,
+            @Nullable Tensor out,
             boolean accumulate);
 
     // Linear layer without bias: out = x · weightᵀ (+ residual).
@@ -131,7 +133,8 @@ public interface Kernels {
 
     /// @param gradOut `[T, F]`
     /// @param gradGateUp `[T, 2F]`, may be gateUp itself
-    void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp);
+    /// @param out `[T, F]`: gets what [#swiglu] gave, made again, bit for bit; null where that was kept
+    void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out);
 
     // Cross-entropy over logits, averaged by the caller's scale (1 / target tokens of the whole batch).
 

@@ -109,13 +109,20 @@ interface LayerContract extends FixtureHolder {
             expectedWeight = sum(expectedWeight, before);
         }
         Tensor past = kind == Residual.NONE ? null : residual;
+        // What the forward gave is made again, bit for bit.
+        Tensor out = fixture().poisoned(dtype, rows, columns);
+        fixture().run((kernels, stream) -> kernels.rmsNorm(stream, x, weight, 1e-6f, out, rstd));
+        Tensor again = kind == Residual.SEPARATE ? null : fixture().poisoned(dtype, rows, columns);
 
         fixture()
-                .run((kernels, stream) ->
-                        kernels.rmsNormBackward(stream, gradOut, x, weight, rstd, past, gradX, gradWeight, accumulate));
+                .run((kernels, stream) -> kernels.rmsNormBackward(
+                        stream, gradOut, x, weight, rstd, past, gradX, gradWeight, again, accumulate));
 
         fixture().assertClose(dtype, gradX, expectedX);
         fixture().assertClose(DType.F32, gradWeight, expectedWeight);
+        if (again != null) {
+            assertThat(fixture().read(again)).containsExactly(fixture().read(out));
+        }
     }
 
     @ParameterizedTest
@@ -178,9 +185,16 @@ interface LayerContract extends FixtureHolder {
         double[] expected =
                 Oracle.swigluBackward(fixture().read(gradOut), fixture().read(gateUp), columns);
 
-        fixture().run((kernels, stream) -> kernels.swigluBackward(stream, gradOut, gateUp, gradGateUp));
+        Tensor out = fixture().poisoned(dtype, 37, columns);
+        fixture().run((kernels, stream) -> kernels.swiglu(stream, gateUp, out));
+        Tensor again = columns == 43 ? null : fixture().poisoned(dtype, 37, columns);
+
+        fixture().run((kernels, stream) -> kernels.swigluBackward(stream, gradOut, gateUp, gradGateUp, again));
 
         fixture().assertClose(dtype, gradGateUp, expected);
+        if (again != null) {
+            assertThat(fixture().read(again)).containsExactly(fixture().read(out));
+        }
     }
 
     // Some gates are so large that a careless sigmoid overflows.

@@ -81,13 +81,13 @@ interface MemoryContract extends FixtureHolder {
             kernels.embedding(stream, integers, square, none);
             kernels.embeddingBackward(stream, integers, none, gradTable, false);
             kernels.rmsNorm(stream, none, weight, 1e-6f, none, rstd);
-            kernels.rmsNormBackward(stream, none, none, weight, rstd, none, none, gradNorm, false);
+            kernels.rmsNormBackward(stream, none, none, weight, rstd, none, none, gradNorm, none, false);
             kernels.linear(stream, none, square, none, none);
             kernels.linearBackwardInput(stream, none, square, none);
             kernels.linearBackwardWeight(stream, none, none, gradWeight, false);
             kernels.linearBackwardWeight(stream, none, none, kept, true);
             kernels.swiglu(stream, wide, none);
-            kernels.swigluBackward(stream, none, wide, wide);
+            kernels.swigluBackward(stream, none, wide, wide, none);
             kernels.crossEntropy(stream, none, integers, scale, loss, true, true);
         });
 

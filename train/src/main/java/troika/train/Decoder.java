@@ -39,6 +39,7 @@ final class Decoder implements AutoCloseable {
                 0,
                 false,
                 false,
+                false,
                 DType.F32,
                 0,
                 0,

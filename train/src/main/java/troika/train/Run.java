@@ -157,6 +157,7 @@ final class Run implements AutoCloseable {
                 options.batch().accumulation(),
                 options.zeroStage(),
                 options.recompute() == Recompute.LAYER,
+                options.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),
                 options.optimizerStates(),
                 (float) options.adamBeta1(),

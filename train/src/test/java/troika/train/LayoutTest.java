@@ -6,8 +6,10 @@ import static org.assertj.core.api.Assertions.within;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import troika.tensor.DType;
+import troika.train.config.Recompute;
 
 class LayoutTest {
     private static final int STEPS = 20;
@@ -46,11 +48,14 @@ class LayoutTest {
         }
     }
 
-    @Test
-    void recomputationChangesNoBit() {
+    @ParameterizedTest
+    @EnumSource(
+            value = Recompute.class,
+            names = {"ELEMENTWISE", "LAYER"})
+    void recomputationChangesNoBit(Recompute what) {
         TinyRun.Job job = TinyRun.job().ranks(2).zero(1).accumulate(2).of(DType.BF16);
         TinyRun.Outcome stored = TinyRun.run(job, 5);
-        TinyRun.Outcome recomputed = TinyRun.run(job.recomputing(), 5);
+        TinyRun.Outcome recomputed = TinyRun.run(job.recomputing(what), 5);
         assertThat(recomputed.losses()).isEqualTo(stored.losses());
         assertThat(recomputed.norms()).isEqualTo(stored.norms());
         for (int group = 0; group < stored.weights().size(); group++) {

@@ -21,6 +21,7 @@ import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.tensor.DeviceProvider;
+import troika.train.config.Recompute;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.data.SyntheticDataset;
@@ -35,7 +36,13 @@ public final class TinyRun {
 
     /// What is varied.
     public record Job(
-            ModelConfig config, DType dtype, int ranks, int batch, int accumulation, int zeroStage, boolean recompute) {
+            ModelConfig config,
+            DType dtype,
+            int ranks,
+            int batch,
+            int accumulation,
+            int zeroStage,
+            Recompute recompute) {
         public Model model() {
             return DeepSeekLlm.of(config, SEQUENCE);
         }
@@ -47,7 +54,8 @@ public final class TinyRun {
                     batch,
                     accumulation,
                     zeroStage,
-                    recompute,
+                    recompute == Recompute.LAYER,
+                    recompute == Recompute.ELEMENTWISE,
                     true,
                     DType.F32,
                     0.9f,
@@ -77,7 +85,11 @@ public final class TinyRun {
         }
 
         public Job recomputing() {
-            return new Job(config, dtype, ranks, batch, accumulation, zeroStage, true);
+            return recomputing(Recompute.LAYER);
+        }
+
+        public Job recomputing(Recompute what) {
+            return new Job(config, dtype, ranks, batch, accumulation, zeroStage, what);
         }
 
         public Job of(DType type) {
@@ -87,7 +99,7 @@ public final class TinyRun {
 
     /// 16 sequences a step on one rank, fp32, with fewer key-value heads than heads.
     public static Job job() {
-        return new Job(config(false), DType.F32, 1, 16, 1, 0, false);
+        return new Job(config(false), DType.F32, 1, 16, 1, 0, Recompute.NONE);
     }
 
     public static ModelConfig config(boolean tied) {

@@ -60,6 +60,7 @@ class TransformersParityTest {
                 1,
                 0,
                 false,
+                false,
                 true,
                 DType.F32,
                 0.9f,

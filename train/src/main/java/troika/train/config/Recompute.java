@@ -6,10 +6,12 @@ import java.util.Locale;
 public enum Recompute {
     /// None: everything is kept.
     NONE,
+    /// What norms and SwiGLUs gave, which their backward kernels make again at little cost.
+    ELEMENTWISE,
     /// All inside a layer: only the layers' inputs are kept.
     LAYER;
 
-    /// The word that users write: none or layer.
+    /// The word that users write: none, elementwise or layer.
     public String word() {
         return name().toLowerCase(Locale.ROOT);
     }

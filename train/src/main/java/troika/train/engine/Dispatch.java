@@ -46,6 +46,7 @@ final class Dispatch {
                         in.optional(4),
                         out.at(1),
                         out.at(0),
+                        out.optional(2),
                         op.accumulate());
             case Op.Linear _ -> kernels.linear(stream, in.at(0), in.at(1), in.optional(2), out.at(0));
             case Op.LinearBackwardInput _ -> kernels.linearBackwardInput(stream, in.at(0), in.at(1), out.at(0));
@@ -60,7 +61,7 @@ final class Dispatch {
             case Op.AttentionDecode op ->
                 kernels.attentionDecode(stream, op.shape(), in.at(0), in.at(1), out.at(0), out.at(1), out.at(2));
             case Op.SwiGlu _ -> kernels.swiglu(stream, in.at(0), out.at(0));
-            case Op.SwiGluBackward _ -> kernels.swigluBackward(stream, in.at(0), in.at(1), out.at(0));
+            case Op.SwiGluBackward _ -> kernels.swigluBackward(stream, in.at(0), in.at(1), out.at(0), out.optional(1));
             case Op.CrossEntropy op ->
                 kernels.crossEntropy(stream, in.at(0), in.at(1), in.at(2), out.at(0), op.gradient(), op.accumulate());
             case Op.SumSquares op -> kernels.sumSquares(stream, in.at(0), out.at(0), op.accumulate());
@@ -104,7 +105,7 @@ final class Dispatch {
 
         @Nullable
         Tensor optional(int i) {
-            return ids.get(i) < 0 ? null : at(i);
+            return i >= ids.size() || ids.get(i) < 0 ? null : at(i);
         }
     }
 }

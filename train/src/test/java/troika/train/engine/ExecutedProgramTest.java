@@ -21,6 +21,7 @@ import troika.tensor.Device;
 import troika.tensor.Memory;
 import troika.tensor.Shape;
 import troika.train.TinyRun;
+import troika.train.config.Recompute;
 
 /// What the Engine does is the program: no call more, none less, none in another order or on other memory.
 class ExecutedProgramTest {
@@ -29,6 +30,7 @@ class ExecutedProgramTest {
         return List.of(
                 job.accumulate(2),
                 job.ranks(2).zero(1).recomputing().of(DType.BF16),
+                job.recomputing(Recompute.ELEMENTWISE),
                 job.ranks(3).zero(2).accumulate(2),
                 job.ranks(3));
     }

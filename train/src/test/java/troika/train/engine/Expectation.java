@@ -20,7 +20,7 @@ final class Expectation {
             Map.entry("Embedding", "embedding i0 i1 o0"),
             Map.entry("EmbeddingBackward", "embeddingBackward i0 i1 o0 accumulate"),
             Map.entry("RmsNorm", "rmsNorm i0 i1 epsilon o0 o1"),
-            Map.entry("RmsNormBackward", "rmsNormBackward i0 i1 i2 i3 i4 o1 o0 accumulate"),
+            Map.entry("RmsNormBackward", "rmsNormBackward i0 i1 i2 i3 i4 o1 o0 o2 accumulate"),
             Map.entry("Linear", "linear i0 i1 i2 o0"),
             Map.entry("LinearBackwardInput", "linearBackwardInput i0 i1 o0"),
             Map.entry("LinearBackwardWeight", "linearBackwardWeight i0 i1 o0 accumulate"),
@@ -29,7 +29,7 @@ final class Expectation {
             Map.entry("AttentionBackward", "attentionBackward shape i0 i1 i2 i3 i4 o0"),
             Map.entry("AttentionDecode", "attentionDecode shape i0 i1 o0 o1 o2"),
             Map.entry("SwiGlu", "swiglu i0 o0"),
-            Map.entry("SwiGluBackward", "swigluBackward i0 i1 o0"),
+            Map.entry("SwiGluBackward", "swigluBackward i0 i1 o0 o1"),
             Map.entry("CrossEntropy", "crossEntropy i0 i1 i2 o0 gradient accumulate"),
             Map.entry("SumSquares", "sumSquares i0 o0 accumulate"),
             Map.entry("ClipFactor", "clipFactor i0 i1 i2 maxNorm o0"),
@@ -65,7 +65,8 @@ final class Expectation {
             words.append(' ');
             if (word.matches("[io][0-9]")) {
                 List<Integer> side = word.charAt(0) == 'i' ? call.inputs() : call.outputs();
-                int tensor = side.get(word.charAt(1) - '0');
+                int index = word.charAt(1) - '0';
+                int tensor = index < side.size() ? side.get(index) : -1;
                 words.append(tensor < 0 ? "null" : address(program.tensors().get(tensor), arenas));
             } else {
                 words.append(component(call.op(), word));

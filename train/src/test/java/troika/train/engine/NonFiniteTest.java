@@ -28,6 +28,7 @@ class NonFiniteTest {
                 accumulation,
                 0,
                 false,
+                false,
                 true,
                 DType.F32,
                 0.9f,

@@ -24,6 +24,7 @@ import troika.tensor.Device;
 import troika.tensor.Memory;
 import troika.tensor.Shape;
 import troika.train.TinyRun;
+import troika.train.config.Recompute;
 
 /// Any order that the declared dependencies allow gives the Engine's bits.
 class ShuffledTest {
@@ -50,6 +51,7 @@ class ShuffledTest {
         }
         jobs.add(job.accumulate(2));
         jobs.add(job.of(DType.BF16).recomputing());
+        jobs.add(job.of(DType.BF16).recomputing(Recompute.ELEMENTWISE));
         jobs.add(job.of(DType.BF16).ranks(2).zero(1).recomputing().accumulate(2));
         jobs.add(job.of(DType.BF16).ranks(3).zero(2).accumulate(3));
         // More microbatches than sequences: some ranks have nothing to compute and still take part.
