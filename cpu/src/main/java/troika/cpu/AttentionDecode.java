@@ -34,13 +34,13 @@ final class AttentionDecode {
         long sums = stream.workspace().address();
         // Of each head: the output's sums, one vector, and of F16 the query and a row of the cache in F32.
         long headFloats = 3L * size + Vectors.LANES;
-        Tasks.requireWorkspace(stream.workspace(), 4 * shape.heads() * headFloats);
+        Tasks.requireWorkspace(stream.workspace(), 4L * shape.heads() * headFloats);
         float scale2 = (float) (shape.scale() * Softmax.LOG2_E);
         IntConsumer head = h -> {
             int keyHead = (int) ((long) h * shape.keyValueHeads() / shape.heads());
             long column = (long) keyHead * size * bytes;
             long offset = (long) h * size * bytes;
-            long sum = sums + 4 * h * headFloats;
+            long sum = sums + 4L * h * headFloats;
             attend(
                     half,
                     bf16,

@@ -2,7 +2,6 @@ package troika.cpu;
 
 import java.util.function.IntConsumer;
 import troika.cpu.MatMul.Addend;
-import troika.cpu.MatMul.Key;
 import troika.cpu.MatMul.Layout;
 import troika.tensor.DType;
 
@@ -13,13 +12,13 @@ final class HalfProduct {
     private static final int PANEL = 512;
 
     private final CpuStream stream;
-    private final Key key;
+    private final MatMul.Key key;
     private final long a;
     private final long b;
     private final long c;
     private final long addend;
 
-    private HalfProduct(CpuStream stream, Key key, long a, long b, long c, long addend) {
+    private HalfProduct(CpuStream stream, MatMul.Key key, long a, long b, long c, long addend) {
         this.stream = stream;
         this.key = key;
         this.a = a;
@@ -29,7 +28,7 @@ final class HalfProduct {
     }
 
     /// c (+)= a · b, where a and b are F16 and c is F16 or F32, on all threads of the stream.
-    static Runnable of(CpuStream stream, Key key, long a, long b, long c, long addend) {
+    static Runnable of(CpuStream stream, MatMul.Key key, long a, long b, long c, long addend) {
         HalfProduct product = new HalfProduct(stream, key, a, b, c, addend);
         int columns = Tasks.count(key.n(), TILE);
         int tiles = Math.multiplyExact(Tasks.count(key.m(), TILE), columns);
@@ -58,7 +57,7 @@ final class HalfProduct {
         MatMul.Call[] calls = new MatMul.Call[Tasks.count(key.k(), PANEL)];
         for (int panel = 0; panel < calls.length; panel++) {
             int depth = (int) Math.min(PANEL, key.k() - (long) panel * PANEL);
-            Key part = new Key(
+            MatMul.Key part = new MatMul.Key(
                     rows,
                     columns,
                     depth,

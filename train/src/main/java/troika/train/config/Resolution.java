@@ -251,6 +251,10 @@ final class Resolution {
         var fp16 = file == null ? null : file.fp16();
         Boolean isBf16 = bf16 == null ? null : bf16.enabled();
         boolean isFp16 = fp16 != null && Boolean.TRUE.equals(fp16.enabled());
+        if (file != null && fp16 != null && given.dtype == DType.F16 && Boolean.FALSE.equals(fp16.enabled())) {
+            throw new UserException("--dtype is fp16, but fp16.enabled in " + file.file()
+                    + " is false: give one of them, or both the same value.");
+        }
         if (file != null && isFp16 && Boolean.TRUE.equals(isBf16)) {
             throw new UserException(
                     file.file() + ": fp16.enabled and bf16.enabled are both true: set one of them to false.");
@@ -258,9 +262,11 @@ final class Resolution {
         if (isFp16) {
             return or(agree(given.dtype, "--dtype", DType.F16, "the dtype that fp16.enabled asks for"), DType.F16);
         }
-        // Without bf16 there is fp32, or else what the argument says of fp16.
-        boolean open = isBf16 == null || (!isBf16 && given.dtype == DType.F16);
-        DType json = open ? null : isBf16 ? DType.BF16 : DType.F32;
+        DType json = null;
+        if (isBf16 != null && (isBf16 || given.dtype != DType.F16)) {
+            // Without bf16 there is fp32, unless the argument says fp16.
+            json = isBf16 ? DType.BF16 : DType.F32;
+        }
         return or(agree(given.dtype, "--dtype", json, "the dtype that bf16.enabled asks for"), DType.BF16);
     }
 
@@ -269,8 +275,8 @@ final class Resolution {
         if (argument == DType.F16 || argument == DType.I32) {
             throw new UserException("--optimizer-states must be fp32 or bf16, and is " + word(argument) + ".");
         }
-        boolean asked = file != null && file.bf16() != null && file.bf16().bf16OptimizerStates();
-        DType json = asked ? DType.BF16 : null;
+        var bf16 = file == null ? null : file.bf16();
+        DType json = bf16 != null && bf16.bf16OptimizerStates() ? DType.BF16 : null;
         return or(
                 agree(argument, "--optimizer-states", json, "the dtype that bf16.bf16_optimizer_states asks for"),
                 DType.F32);

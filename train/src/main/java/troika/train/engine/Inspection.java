@@ -68,7 +68,7 @@ final class Inspection {
                 chunk = done;
                 done += program.tensors().get(before.inputs().get(1)).shape().elements();
             }
-            if (before == call) {
+            if (before.equals(call)) {
                 // A chunk's product of logits comes before its loss, the rest after.
                 return loss || !(call.op() instanceof Op.Linear) ? chunk : done;
             }

@@ -185,6 +185,7 @@ class ResolutionTest {
                 with("{\"fp16\": {\"enabled\": true}, \"bf16\": {\"enabled\": true}}"),
                 "fp16.enabled and bf16.enabled are both true");
         refused(with("{\"fp16\": {\"enabled\": true}}").dtype(DType.BF16), "--dtype is bf16", "is fp16");
+        refused(with("{\"fp16\": {\"enabled\": false}}").dtype(DType.F16), "--dtype is fp16", "is false");
         refused(with("{\"fp16\": {\"enabled\": true, \"initial_scale_power\": 121}}"), "fp16.initial_scale_power");
         refused(with("{\"fp16\": {\"enabled\": true, \"min_loss_scale\": 0}}"), "fp16.min_loss_scale");
     }
