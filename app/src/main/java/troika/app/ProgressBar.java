@@ -136,7 +136,15 @@ final class ProgressBar implements TrainingListener {
                     : stepSeconds + SMOOTHING * (metrics.seconds() - stepSeconds);
         }
         boolean end = metrics.step() == totalSteps;
-        if (terminal) {
+        if (metrics.skipped()) {
+            // There are few of them, and a user will want to see them all.
+            say(String.format(
+                    Locale.ROOT,
+                    "step %d/%d: skipped, since gradients overflowed at the loss scale %s",
+                    metrics.step(),
+                    totalSteps,
+                    metrics.plainLossScale()));
+        } else if (terminal) {
             long now = nanos.getAsLong();
             if (now - drawn >= REDRAW_NANOS || end) {
                 drawn = now;

@@ -14,8 +14,13 @@ import troika.train.config.TrainingOptionsBuilder;
 
 /// `troika train`.
 final class TrainCommand implements Command {
-    private static final Map<String, DType> DTYPES =
-            Map.of("fp32", DType.F32, "float32", DType.F32, "bf16", DType.BF16, "bfloat16", DType.BF16);
+    private static final Map<String, DType> DTYPES = Map.of(
+            "fp32", DType.F32,
+            "float32", DType.F32,
+            "bf16", DType.BF16,
+            "bfloat16", DType.BF16,
+            "fp16", DType.F16,
+            "float16", DType.F16);
 
     private final TrainingOptionsBuilder run = TrainingOptions.builder();
     private final Options options = new Options(
@@ -54,10 +59,17 @@ final class TrainCommand implements Command {
                         "--num-gpus",
                         "--num_gpus")
                 .text(
-                        "fp32|bf16",
-                        "Element type of the computation; masters and moments are fp32. (default: bf16)",
+                        "fp32|bf16|fp16",
+                        "Element type of the computation; masters are fp32. fp16 scales the loss as the fp16 section"
+                                + " of --config says, by default dynamically from 65536. (default: bf16)",
                         word -> run.dtype(dtype("--dtype", word)),
                         "--dtype")
+                .text(
+                        "fp32|bf16",
+                        "Element type of the optimizer's moments; bf16 is rounded stochastically and takes 4 bytes a"
+                                + " parameter less. (default: fp32)",
+                        word -> run.optimizerStates(dtype("--optimizer-states", word)),
+                        "--optimizer-states")
                 .integer("Tokens of a sequence. (default: 512)", run::sequenceLength, "--sequence-length")
                 .integer(
                         "Sequences of a step over all ranks. (default: what the next two and the ranks give)",
@@ -118,13 +130,14 @@ final class TrainCommand implements Command {
                 .count("Steps between checkpoints. (default: 500)", run::saveSteps, "--save-steps")
                 .integer("Checkpoints to keep; 0: all. (default: 0)", run::saveTotalLimit, "--save-total-limit")
                 .text(
-                        "fp32|bf16",
+                        "fp32|bf16|fp16",
                         "Element type of saved weights. (default: --dtype)",
                         word -> run.saveDtype(dtype("--save-dtype", word)),
                         "--save-dtype")
                 .text(
                         "on|off",
-                        "Whether two equal runs are bitwise equal. (default: on)",
+                        "Whether two equal runs are bitwise equal; off, cards choose the fastest of what differs in the"
+                                + " last bits. (default: on)",
                         word -> run.deterministic(onOff(word)),
                         "--deterministic")
                 .count("Of weights, shuffling and synthetic data. (default: 42)", run::seed, "--seed")
@@ -166,7 +179,8 @@ final class TrainCommand implements Command {
     private static DType dtype(String option, String word) {
         DType dtype = DTYPES.get(word);
         if (dtype == null) {
-            throw new UserException(option + " must be fp32 or bf16, and is \"" + word + "\".");
+            String words = option.equals("--optimizer-states") ? "fp32 or bf16" : "fp32, bf16 or fp16";
+            throw new UserException(option + " must be " + words + ", and is \"" + word + "\".");
         }
         return dtype;
     }

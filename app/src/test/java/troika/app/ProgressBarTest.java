@@ -43,7 +43,7 @@ class ProgressBarTest {
 
     private void step(ProgressBar bar, long step) {
         nanos.addAndGet(1_000_000_000);
-        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1));
+        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1, false, 1));
     }
 
     @Test
@@ -68,6 +68,25 @@ class ProgressBarTest {
                         "step 20/100: loss 2.5000, gradient norm 1.250, learning rate 3.00e-04, 12.3k tokens/s, 1.5 GiB,"
                                 + " 0:40 left",
                         "saved " + Path.of("checkpoints", "step-25"));
+    }
+
+    @Test
+    void skippedStepsAreAllSaid() {
+        for (boolean terminal : new boolean[] {false, true}) {
+            bytes.reset();
+            ProgressBar bar = bar(terminal, 90);
+            bar.onStart(START);
+            bytes.reset();
+            for (int step = 2; step <= 4; step++) {
+                boolean skipped = step < 4;
+                bar.onStep(new StepMetrics(step, 2.5, Double.NaN, 1, 1, 1, 0.01, 0, skipped, 65536 >> step));
+            }
+            assertThat(shown())
+                    .contains(
+                            "step 2/100: skipped, since gradients overflowed at the loss scale 16384",
+                            "step 3/100: skipped, since gradients overflowed at the loss scale 8192")
+                    .doesNotContain("4/100: skipped");
+        }
     }
 
     @Test
@@ -115,7 +134,7 @@ class ProgressBarTest {
         bytes.reset();
         for (int step = 1; step <= 50; step++) {
             nanos.addAndGet(10_000_000);
-            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0));
+            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0, false, 1));
         }
         assertThat(shown().chars().filter(c -> c == '\r').count()).isBetween(4L, 6L);
     }

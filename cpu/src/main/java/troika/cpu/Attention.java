@@ -25,7 +25,6 @@ final class Attention {
 
     static Runnable forward(
             CpuStream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp) {
-        DType dtype = qkv.dtype();
         int sequence = shape.sequence();
         int blocks = Math.ceilDiv(sequence, QUERIES);
         int units = Math.multiplyExact(Math.multiplyExact(shape.batch(), shape.heads()), blocks);
@@ -35,7 +34,7 @@ final class Attention {
         int threads = stream.workers().threads();
         AttentionForward[] slots = new AttentionForward[Math.min(threads, units)];
         for (int slot = 0; slot < slots.length; slot++) {
-            slots[slot] = new AttentionForward(stream, slot, shape, dtype, qkv, positions, out, logSumExp);
+            slots[slot] = new AttentionForward(stream, slot, shape, qkv, positions, out, logSumExp);
         }
         return shared(stream, slots.length, units, (slot, unit) -> {
             // The last blocks of queries see the most keys: first, so that no thread begins one at the end.
@@ -114,6 +113,27 @@ final class Attention {
         return Math.max(0, first) / QUERIES * QUERIES;
     }
 
+    /// Rows of the compute dtype as the products take them: where `half`, they are brought to F32 at `to`.
+    ///
+    /// @param rowBytes from one row to the next at `from`
+    static long staged(boolean half, long from, long rowBytes, int rows, int size, long to) {
+        if (!half) {
+            return from;
+        }
+        Half.loadRows(from, rowBytes / 2, rows, size, to);
+        return to;
+    }
+
+    /// out = factor · x, of `n` floats at `x`, which are lost where `half`, to the compute dtype.
+    static void put(boolean half, boolean bf16, long x, float factor, long out, int n) {
+        if (half) {
+            Softmax.scale(false, x, factor, x, n);
+            Half.store(x, out, n);
+        } else {
+            Softmax.scale(bf16, x, factor, out, n);
+        }
+    }
+
     /// Products of blocks by their sizes: of `queries` rows, whole or the sequence's last, and any number of keys.
     static final class Blocks {
         private final MatMul.Call[] calls;
@@ -159,6 +179,10 @@ final class Attention {
     /// Keys and strides of the products that one head needs.
     record Products(DType dtype, int headSize, int qkvStride, int outStride) {
         static Products of(AttentionShape shape, DType dtype) {
+            if (dtype == DType.F16) {
+                // On staged rows.
+                return new Products(DType.F32, shape.headSize(), shape.headSize(), shape.headSize());
+            }
             return new Products(dtype, shape.headSize(), shape.qkvColumns(), shape.heads() * shape.headSize());
         }
 

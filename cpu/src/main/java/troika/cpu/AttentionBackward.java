@@ -9,8 +9,10 @@ import troika.tensor.Tensor;
 /// order.
 final class AttentionBackward {
     private final AttentionShape shape;
+    private final boolean half;
     private final boolean bf16;
     private final int bytes;
+    private final int probabilityBytes;
     private final long gradOut;
     private final long qkv;
     private final long positions;
@@ -34,6 +36,12 @@ final class AttentionBackward {
     private final long gradQueries;
     private final long gradKeys;
     private final long gradValues;
+    // Of F16: rows in F32.
+    private final long stagedQueries;
+    private final long stagedGrads;
+    private final long stagedOuts;
+    private final long stagedKeys;
+    private final long stagedValues;
     /// Keys whose gradients fit into the scratch memory.
     private final int panel;
 
@@ -52,8 +60,10 @@ final class AttentionBackward {
             Tensor gradQkv) {
         this.shape = shape;
         DType dtype = qkv.dtype();
-        bf16 = Tasks.isBf16(qkv);
+        half = dtype == DType.F16;
+        bf16 = !half && Tasks.isBf16(qkv);
         bytes = dtype.bytes();
+        probabilityBytes = half ? 4 : bytes;
         this.gradOut = gradOut.address();
         this.qkv = qkv.address();
         this.positions = positions.address();
@@ -76,7 +86,14 @@ final class AttentionBackward {
         probabilities = gradProbabilities + Attention.BLOCK_BYTES;
         gradScores = probabilities + Attention.BLOCK_BYTES;
         gradQueries = gradScores + Attention.BLOCK_BYTES;
-        gradKeys = gradQueries + 4L * Attention.QUERIES * shape.headSize();
+        long queryBytes = 4L * Attention.QUERIES * shape.headSize();
+        long keyBytes = half ? 4L * Attention.KEYS * shape.headSize() : 0;
+        stagedQueries = gradQueries + queryBytes;
+        stagedGrads = stagedQueries + (half ? queryBytes : 0);
+        stagedOuts = stagedGrads + (half ? queryBytes : 0);
+        stagedKeys = stagedOuts + (half ? queryBytes : 0);
+        stagedValues = stagedKeys + keyBytes;
+        gradKeys = stagedValues + keyBytes;
         long left = stream.slotAddress(slot) + stream.slotBytes() - gradKeys;
         long fit = left / (8L * shape.headSize()) / Attention.KEYS * Attention.KEYS;
         if (fit <= 0) {
@@ -121,8 +138,8 @@ final class AttentionBackward {
             for (int key = fromKey; key < toKey; key++) {
                 long to = gradQkv + ((long) batch * shape.sequence() + key) * qkvRow + column;
                 long from = 4L * (key - fromKey) * size;
-                Softmax.scale(bf16, gradKeys + from, 1, to, size);
-                Softmax.scale(bf16, gradValues + from, 1, to + values, size);
+                Attention.put(half, bf16, gradKeys + from, 1, to, size);
+                Attention.put(half, bf16, gradValues + from, 1, to + values, size);
             }
         }
     }
@@ -147,15 +164,21 @@ final class AttentionBackward {
         long grad = gradOut + (firstToken + from) * outRow + queryColumn;
         long forward = out + (firstToken + from) * outRow + queryColumn;
         long lse = logSumExp + 4 * (((long) batch * shape.heads() + head) * shape.sequence() + from);
+        long q = Attention.staged(half, query, qkvRow, queries, size, stagedQueries);
+        long g = Attention.staged(half, grad, outRow, queries, size, stagedGrads);
+        long o = Attention.staged(half, forward, outRow, queries, size, stagedOuts);
+        long step = half ? 4L * size : outRow;
         for (int i = 0; i < queries; i++) {
-            delta[i] = Softmax.dot(bf16, grad + i * outRow, forward + i * outRow, size, gradScores);
+            delta[i] = Softmax.dot(bf16, g + i * step, o + i * step, size, gradScores);
             logSumExp2[i] = (float) (Vectors.getF32(lse + 4L * i) * Softmax.LOG2_E);
         }
         for (int key = first; key < last; key += Attention.KEYS) {
             int count = Math.min(Attention.KEYS, last - key);
             long keyRows = key * qkvRow;
-            scoreProducts.call(queries, count).run(query, keys + keyRows, scores);
-            gradProbabilityProducts.call(queries, count).run(grad, values + keyRows, gradProbabilities);
+            long k = Attention.staged(half, keys + keyRows, qkvRow, count, size, stagedKeys);
+            long v = Attention.staged(half, values + keyRows, qkvRow, count, size, stagedValues);
+            scoreProducts.call(queries, count).run(q, k, scores);
+            gradProbabilityProducts.call(queries, count).run(g, v, gradProbabilities);
             for (int i = 0; i < queries; i++) {
                 int row = from + i;
                 int begin = Math.max(0, row - Vectors.getI32(tokenPositions, row) - key);
@@ -163,26 +186,26 @@ final class AttentionBackward {
             }
             if (ofKeys) {
                 long sums = 4L * (key - fromKey) * size;
-                gradValueProducts.call(queries, count).run(probabilities, grad, gradValues + sums);
-                gradKeyProducts.call(queries, count).run(gradScores, query, gradKeys + sums);
+                gradValueProducts.call(queries, count).run(probabilities, g, gradValues + sums);
+                gradKeyProducts.call(queries, count).run(gradScores, q, gradKeys + sums);
             }
             if (ofQueries) {
                 Attention.Blocks products = key == first ? firstGradQueries : furtherGradQueries;
-                products.call(queries, count).run(gradScores, keys + keyRows, gradQueries);
+                products.call(queries, count).run(gradScores, k, gradQueries);
             }
         }
         if (ofQueries) {
             long toGrad = gradQkv + (firstToken + from) * qkvRow + queryColumn;
             for (int i = 0; i < queries; i++) {
-                Softmax.scale(bf16, gradQueries + 4L * i * size, 1, toGrad + i * qkvRow, size);
+                Attention.put(half, bf16, gradQueries + 4L * i * size, 1, toGrad + i * qkvRow, size);
             }
         }
     }
 
     private void softmax(int i, int begin, int end, int count) {
         long row = (long) i * Attention.STRIDE;
-        long probability = probabilities + bytes * row;
-        long gradScore = gradScores + bytes * row;
+        long probability = probabilities + probabilityBytes * row;
+        long gradScore = gradScores + probabilityBytes * row;
         int from = count;
         int to = count;
         if (begin < end) {

@@ -5,6 +5,7 @@ import static troika.ffi.NativeMemory.ALL;
 import java.lang.foreign.MemorySegment;
 import java.util.function.IntConsumer;
 import troika.tensor.AttentionShape;
+import troika.tensor.DType;
 import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#attentionDecode].
@@ -19,7 +20,8 @@ final class AttentionDecode {
             Tensor keys,
             Tensor values,
             Tensor out) {
-        boolean bf16 = Tasks.isBf16(qkv);
+        boolean half = qkv.dtype() == DType.F16;
+        boolean bf16 = !half && Tasks.isBf16(qkv);
         int bytes = qkv.dtype().bytes();
         int size = shape.headSize();
         long cacheRow = (long) shape.keyValueHeads() * size * bytes;
@@ -30,14 +32,17 @@ final class AttentionDecode {
         long valueCache = values.address();
         long outAddress = out.address();
         long sums = stream.workspace().address();
-        Tasks.requireWorkspace(stream.workspace(), 4L * shape.heads() * (size + Vectors.LANES));
+        // Of each head: the output's sums, one vector, and of F16 the query and a row of the cache in F32.
+        long headFloats = 3L * size + Vectors.LANES;
+        Tasks.requireWorkspace(stream.workspace(), 4L * shape.heads() * headFloats);
         float scale2 = (float) (shape.scale() * Softmax.LOG2_E);
         IntConsumer head = h -> {
             int keyHead = (int) ((long) h * shape.keyValueHeads() / shape.heads());
             long column = (long) keyHead * size * bytes;
             long offset = (long) h * size * bytes;
-            long sum = sums + 4L * h * (size + Vectors.LANES);
+            long sum = sums + 4L * h * headFloats;
             attend(
+                    half,
                     bf16,
                     size,
                     Vectors.getI32(positionAddress, 0),
@@ -58,6 +63,7 @@ final class AttentionDecode {
     }
 
     private static void attend(
+            boolean half,
             boolean bf16,
             int size,
             int position,
@@ -68,11 +74,16 @@ final class AttentionDecode {
             float scale2,
             long sum,
             long out) {
+        long scratch = sum + 4L * size;
+        long stagedRow = scratch + 4L * Vectors.LANES;
+        long q = Attention.staged(half, query, 0, 1, size, stagedRow + 4L * size);
         MemoryOps.zero(sum, 4L * size);
         float largest = Float.NEGATIVE_INFINITY;
         float total = 0;
         for (int t = 0; t <= position; t++) {
-            float score = scale2 * Softmax.dot(bf16, query, keys + t * row, size, sum + 4L * size);
+            float score = scale2
+                    * Softmax.dot(
+                            bf16, q, Attention.staged(half, keys + t * row, 0, 1, size, stagedRow), size, scratch);
             if (score > largest) {
                 float factor = power2(largest - score);
                 Softmax.scale(false, sum, factor, sum, size);
@@ -81,9 +92,9 @@ final class AttentionDecode {
             }
             float p = power2(score - largest);
             total += p;
-            Softmax.addScaled(bf16, values + t * row, p, sum, size);
+            Softmax.addScaled(bf16, Attention.staged(half, values + t * row, 0, 1, size, stagedRow), p, sum, size);
         }
-        Softmax.scale(bf16, sum, 1 / total, out, size);
+        Attention.put(half, bf16, sum, 1 / total, out, size);
     }
 
     private static float power2(float x) {

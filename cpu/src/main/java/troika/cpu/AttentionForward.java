@@ -8,8 +8,10 @@ import troika.tensor.Tensor;
 /// when a later block of keys has a larger score.
 final class AttentionForward {
     private final AttentionShape shape;
+    private final boolean half;
     private final boolean bf16;
     private final int bytes;
+    private final int probabilityBytes;
     private final long qkv;
     private final long positions;
     private final long out;
@@ -23,6 +25,9 @@ final class AttentionForward {
     private final long scores;
     private final long probabilities;
     private final long sums;
+    // Of F16: rows in F32.
+    private final long stagedQueries;
+    private final long stagedKeys;
     // Of each query: the largest scaled score so far, times log2(e), and the sum of the exponentials.
     private final float[] largest = new float[Attention.QUERIES];
     private final float[] total = new float[Attention.QUERIES];
@@ -35,14 +40,16 @@ final class AttentionForward {
             CpuStream stream,
             int slot,
             AttentionShape shape,
-            DType dtype,
             Tensor qkv,
             Tensor positions,
             Tensor out,
             Tensor logSumExp) {
         this.shape = shape;
-        bf16 = Tasks.isBf16(qkv);
+        DType dtype = qkv.dtype();
+        half = dtype == DType.F16;
+        bf16 = !half && Tasks.isBf16(qkv);
         bytes = dtype.bytes();
+        probabilityBytes = half ? 4 : bytes;
         this.qkv = qkv.address();
         this.positions = positions.address();
         this.out = out.address();
@@ -57,6 +64,13 @@ final class AttentionForward {
         scores = stream.slotAddress(slot) + MatMul.SCRATCH_BYTES;
         probabilities = scores + Attention.BLOCK_BYTES;
         sums = probabilities + Attention.BLOCK_BYTES;
+        stagedQueries = sums + 4L * Attention.QUERIES * shape.headSize();
+        stagedKeys = stagedQueries + 4L * Attention.QUERIES * shape.headSize();
+        long end = stagedKeys + 4L * Attention.KEYS * shape.headSize();
+        if (half && end > stream.slotAddress(slot) + stream.slotBytes()) {
+            throw new IllegalArgumentException(
+                    "attention: heads of size " + shape.headSize() + " are too large for the stream's workspace");
+        }
     }
 
     /// The queries from `from` of one head of one sequence.
@@ -72,9 +86,11 @@ final class AttentionForward {
         long keys = sequence + (long) (shape.heads() + keyHead) * size * bytes;
         long values = keys + (long) shape.keyValueHeads() * size * bytes;
         int first = Attention.firstKey(tokenPositions, from, to);
+        long q = Attention.staged(half, query, qkvRow, queries, size, stagedQueries);
         for (int key = first; key < to; key += Attention.KEYS) {
             int count = Math.min(Attention.KEYS, to - key);
-            scoreProducts.call(queries, count).run(query, keys + key * qkvRow, scores);
+            long k = Attention.staged(half, keys + key * qkvRow, qkvRow, count, size, stagedKeys);
+            scoreProducts.call(queries, count).run(q, k, scores);
             // All largest first: one row's exponentials need not wait for its own.
             for (int i = 0; i < queries; i++) {
                 int row = from + i;
@@ -88,12 +104,13 @@ final class AttentionForward {
                 softmax(i, begins[i], Math.min(count, from + i + 1 - key), count, key == first);
             }
             Attention.Blocks outputs = key == first ? firstOutputs : furtherOutputs;
-            outputs.call(queries, count).run(probabilities, values + key * qkvRow, sums);
+            long v = Attention.staged(half, values + key * qkvRow, qkvRow, count, size, stagedKeys);
+            outputs.call(queries, count).run(probabilities, v, sums);
         }
         long lse = logSumExp + 4 * (((long) batch * shape.heads() + head) * shape.sequence() + from);
         for (int i = 0; i < queries; i++) {
             long to1 = out + (firstToken + from + i) * outRow + (long) head * size * bytes;
-            Softmax.scale(bf16, sums + 4L * i * size, 1 / total[i], to1, size);
+            Attention.put(half, bf16, sums + 4L * i * size, 1 / total[i], to1, size);
             Vectors.putF32(lse + 4L * i, (float) (largest[i] / Softmax.LOG2_E + Math.log(total[i])));
         }
     }
@@ -108,7 +125,7 @@ final class AttentionForward {
     // Row i's scores of the block become probabilities, up to a factor.
     private void softmax(int i, int begin, int end, int count, boolean first) {
         long score = scores + 4L * i * Attention.STRIDE;
-        long probability = probabilities + (long) bytes * i * Attention.STRIDE;
+        long probability = probabilities + (long) probabilityBytes * i * Attention.STRIDE;
         float sumBefore = first ? 0 : total[i];
         if (begin >= end) {
             Softmax.zero(bf16, probability, 0, count);

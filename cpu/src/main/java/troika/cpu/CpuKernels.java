@@ -2,6 +2,7 @@ package troika.cpu;
 
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
+import troika.tensor.DType;
 import troika.tensor.KernelArguments;
 import troika.tensor.Kernels;
 import troika.tensor.Stream;
@@ -17,6 +18,10 @@ final class CpuKernels implements Kernels {
         return ((CpuStream) stream).workspace();
     }
 
+    private static boolean isHalf(Tensor tensor) {
+        return tensor.dtype() == DType.F16;
+    }
+
     @Override
     public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
         KernelArguments.embedding(tokens, table, out);
@@ -26,13 +31,19 @@ final class CpuKernels implements Kernels {
     @Override
     public void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
         KernelArguments.embeddingBackward(tokens, gradOut, gradTable);
-        stream.enqueue(Embedding.backward(workers(stream), tokens, gradOut, gradTable, accumulate));
+        stream.enqueue(
+                isHalf(gradOut)
+                        ? HalfRows.embeddingBackward((CpuStream) stream, tokens, gradOut, gradTable, accumulate)
+                        : Embedding.backward(workers(stream), tokens, gradOut, gradTable, accumulate));
     }
 
     @Override
     public void rmsNorm(Stream stream, Tensor x, Tensor weight, float epsilon, Tensor out, Tensor rstd) {
         KernelArguments.rmsNorm(x, weight, out, rstd);
-        stream.enqueue(RmsNorm.forward(workers(stream), x, weight, epsilon, out, rstd));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rmsNorm((CpuStream) stream, x, weight, epsilon, out, rstd)
+                        : RmsNorm.forward(workers(stream), x, weight, epsilon, out, rstd));
     }
 
     @Override
@@ -48,18 +59,31 @@ final class CpuKernels implements Kernels {
             @Nullable Tensor out,
             boolean accumulate) {
         KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight, out);
-        stream.enqueue(RmsNorm.backward(
-                workers(stream),
-                gradOut,
-                x,
-                weight,
-                rstd,
-                residual,
-                gradX,
-                gradWeight,
-                out,
-                accumulate,
-                workspace(stream)));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rmsNormBackward(
+                                (CpuStream) stream,
+                                gradOut,
+                                x,
+                                weight,
+                                rstd,
+                                residual,
+                                gradX,
+                                gradWeight,
+                                out,
+                                accumulate)
+                        : RmsNorm.backward(
+                                workers(stream),
+                                gradOut,
+                                x,
+                                weight,
+                                rstd,
+                                residual,
+                                gradX,
+                                gradWeight,
+                                out,
+                                accumulate,
+                                workspace(stream)));
     }
 
     @Override
@@ -84,7 +108,10 @@ final class CpuKernels implements Kernels {
     public void rope(
             Stream stream, Tensor x, Tensor positions, Tensor table, int heads, int headSize, boolean inverse) {
         KernelArguments.rope(x, positions, table, heads, headSize);
-        stream.enqueue(Rope.rotate(workers(stream), x, positions, table, heads, headSize, inverse));
+        stream.enqueue(
+                isHalf(x)
+                        ? HalfRows.rope((CpuStream) stream, x, positions, table, heads, headSize, inverse)
+                        : Rope.rotate(workers(stream), x, positions, table, heads, headSize, inverse));
     }
 
     @Override
@@ -118,13 +145,19 @@ final class CpuKernels implements Kernels {
     @Override
     public void swiglu(Stream stream, Tensor gateUp, Tensor out) {
         KernelArguments.swiglu(gateUp, out);
-        stream.enqueue(SwiGlu.forward(workers(stream), gateUp, out));
+        stream.enqueue(
+                isHalf(out)
+                        ? HalfRows.swiglu((CpuStream) stream, gateUp, out)
+                        : SwiGlu.forward(workers(stream), gateUp, out));
     }
 
     @Override
     public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
         KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp, out);
-        stream.enqueue(SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp, out));
+        stream.enqueue(
+                isHalf(gradOut)
+                        ? HalfRows.swigluBackward((CpuStream) stream, gradOut, gateUp, gradGateUp, out)
+                        : SwiGlu.backward(workers(stream), gradOut, gateUp, gradGateUp, out));
     }
 
     @Override
@@ -137,8 +170,11 @@ final class CpuKernels implements Kernels {
             boolean gradient,
             boolean accumulate) {
         KernelArguments.crossEntropy(logits, labels, scale, loss);
-        stream.enqueue(CrossEntropy.run(
-                workers(stream), logits, labels, scale, loss, gradient, accumulate, workspace(stream)));
+        stream.enqueue(
+                isHalf(logits)
+                        ? HalfRows.crossEntropy((CpuStream) stream, logits, labels, scale, loss, gradient, accumulate)
+                        : CrossEntropy.run(
+                                workers(stream), logits, labels, scale, loss, gradient, accumulate, workspace(stream)));
     }
 
     @Override
@@ -183,7 +219,8 @@ final class CpuKernels implements Kernels {
                 beta1,
                 beta2,
                 epsilon,
-                weightDecay));
+                weightDecay,
+                first));
     }
 
     @Override

@@ -4,6 +4,7 @@ import static troika.cpu.Vectors.LANES;
 
 import java.util.function.IntConsumer;
 import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.VectorOperators;
 import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#crossEntropy].
@@ -113,24 +114,28 @@ final class CrossEntropy {
         int i = from;
         if (bf16) {
             for (; i <= to - LANES; i += LANES) {
-                sum = sum.add(
-                        Vectors.expOfSmall(logitsLanes(true, row, i, LANES).sub(max)));
+                sum = sum.add(expLanes(true, row, max, i, LANES));
             }
             if (i < to) {
-                sum = sum.add(
-                        Vectors.expOfSmall(logitsLanes(true, row, i, to - i).sub(max)));
+                sum = sum.add(expLanes(true, row, max, i, to - i));
             }
         } else {
             for (; i <= to - LANES; i += LANES) {
-                sum = sum.add(
-                        Vectors.expOfSmall(logitsLanes(false, row, i, LANES).sub(max)));
+                sum = sum.add(expLanes(false, row, max, i, LANES));
             }
             if (i < to) {
-                sum = sum.add(
-                        Vectors.expOfSmall(logitsLanes(false, row, i, to - i).sub(max)));
+                sum = sum.add(expLanes(false, row, max, i, to - i));
             }
         }
         return Vectors.sum(sum);
+    }
+
+    // The product is NaN where a logit is not finite, also where it is minus infinity, which alone would not be seen.
+    private static FloatVector expLanes(boolean bf16, long row, float max, int i, int count) {
+        FloatVector x = Vectors.load(bf16, row, i, count);
+        FloatVector orNothing = count == LANES ? x : logitsLanes(bf16, row, i, count);
+        FloatVector e = Vectors.expOfSmall(orNothing.sub(max));
+        return x.lanewise(VectorOperators.FMA, Vectors.zeros(), e);
     }
 
     private static void softmaxRow(boolean bf16, long row, int n, float max, float factor) {

@@ -62,6 +62,9 @@ final class Linear {
         if (key.m() == 0 || key.n() == 0) {
             return () -> {};
         }
+        if (key.a().dtype() == DType.F16) {
+            return HalfProduct.of(stream, key, a, b, c, addend);
+        }
         int threads = stream.workers().threads();
         boolean byRows = key.m() >= key.n() || key.m() >= 2 * STEP * threads;
         long whole = byRows ? key.m() : key.n();

@@ -5,12 +5,16 @@ import static troika.cpu.Vectors.LANES;
 import java.util.function.IntConsumer;
 import jdk.incubator.vector.DoubleVector;
 import jdk.incubator.vector.FloatVector;
+import troika.tensor.DType;
 import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#sumSquares], [troika.tensor.Kernels#clipFactor] and [troika.tensor.Kernels#adamw].
 final class Optimizer {
     private static final int CHUNK = 1 << 16;
     private static final int MOST_CHUNKS = 1024;
+    private static final int BLOCK = 512;
+    private static final ThreadLocal<Unrounded> UNROUNDED = ThreadLocal.withInitial(
+            () -> new Unrounded(new float[BLOCK + LANES], new float[BLOCK + LANES], new int[BLOCK + LANES]));
 
     private Optimizer() {}
 
@@ -88,12 +92,15 @@ final class Optimizer {
             float beta1,
             float beta2,
             float epsilon,
-            float weightDecay) {
+            float weightDecay,
+            long first) {
         Tasks.requireF32(master, "master");
-        Tasks.requireF32(moment1, "moment1");
-        Tasks.requireF32(moment2, "moment2");
         Tasks.requireF32(gradient, "gradient");
-        boolean bf16 = Tasks.isBf16(weight);
+        boolean stochastic = Tasks.isBf16(moment1);
+        boolean half = weight.dtype() == DType.F16;
+        boolean bf16 = !half && Tasks.isBf16(weight);
+        int momentBytes = moment1.dtype().bytes();
+        int weightBytes = weight.dtype().bytes();
         long n = master.elements();
         long masterAddress = master.address();
         long moment1Address = moment1.address();
@@ -114,13 +121,55 @@ final class Optimizer {
             int size = (int) Math.min(each, n - from);
             int decays = Math.clamp(decayed - from, 0, size);
             long p = masterAddress + 4 * from;
-            long m = moment1Address + 4 * from;
-            long v = moment2Address + 4 * from;
+            long m = moment1Address + momentBytes * from;
+            long v = moment2Address + momentBytes * from;
             long g = gradientAddress + 4 * from;
-            long w = weightAddress + (bf16 ? 2 : 4) * from;
+            long w = weightAddress + weightBytes * from;
+            // What is rounded to F16 is rounded last.
+            long stored = half ? p : w;
             float keep = 1 - rate * weightDecay;
-            updateRow(bf16, p, m, v, g, w, 0, decays, factor, keep, stepSize, correction, coefficients);
-            updateRow(bf16, p, m, v, g, w, decays, size, factor, 1, stepSize, correction, coefficients);
+            if (stochastic) {
+                int seed = Vectors.getI32(scalarAddress, 3);
+                long at = first + from;
+                roundRow(
+                        bf16,
+                        p,
+                        m,
+                        v,
+                        g,
+                        stored,
+                        0,
+                        decays,
+                        factor,
+                        keep,
+                        stepSize,
+                        correction,
+                        coefficients,
+                        seed,
+                        at);
+                roundRow(
+                        bf16,
+                        p,
+                        m,
+                        v,
+                        g,
+                        stored,
+                        decays,
+                        size,
+                        factor,
+                        1,
+                        stepSize,
+                        correction,
+                        coefficients,
+                        seed,
+                        at);
+            } else {
+                updateRow(bf16, p, m, v, g, stored, 0, decays, factor, keep, stepSize, correction, coefficients);
+                updateRow(bf16, p, m, v, g, stored, decays, size, factor, 1, stepSize, correction, coefficients);
+            }
+            if (half) {
+                Half.store(p, w, size);
+            }
         };
         return () -> {
             if (!Float.isNaN(Vectors.getF32(clipAddress + 4))) {
@@ -242,5 +291,83 @@ final class Optimizer {
         Vectors.storeF32(moment2 + at, count, v);
         Vectors.storeF32(master + at, count, p);
         Vectors.store(bf16, weight, i, count, p);
+    }
+
+    /// What BF16 moments of a block are before they are rounded, and their random bits.
+    private record Unrounded(float[] moment1, float[] moment2, int[] bits) {}
+
+    // As updateRow, with moments in BF16 that are rounded stochastically, a block at a time: in one loop these are more
+    // operations than the compiler takes without boxing vectors.
+    private static void roundRow(
+            boolean bf16,
+            long master,
+            long moment1,
+            long moment2,
+            long gradient,
+            long weight,
+            int from,
+            int to,
+            float factor,
+            float keep,
+            float stepSize,
+            float correction,
+            Coefficients c,
+            int seed,
+            long first) {
+        Unrounded unrounded = UNROUNDED.get();
+        for (int block = from; block < to; block += BLOCK) {
+            int n = Math.min(BLOCK, to - block);
+            long p = master + 4L * block;
+            long g = gradient + 4L * block;
+            long m = moment1 + 2L * block;
+            long v = moment2 + 2L * block;
+            int i = 0;
+            for (; i <= n - LANES; i += LANES) {
+                unroundedLanes(p, m, v, g, factor, keep, stepSize, correction, c, unrounded, i, LANES);
+            }
+            if (i < n) {
+                unroundedLanes(p, m, v, g, factor, keep, stepSize, correction, c, unrounded, i, n - i);
+            }
+            Stochastic.fill(seed, first + block, n, unrounded.bits);
+            Stochastic.round(unrounded.moment1, unrounded.bits, false, m, n);
+            Stochastic.round(unrounded.moment2, unrounded.bits, true, v, n);
+            if (weight != master) {
+                storeRow(bf16, p, weight + (bf16 ? 2L : 4L) * block, n);
+            }
+        }
+    }
+
+    private static void unroundedLanes(
+            long master,
+            long moment1,
+            long moment2,
+            long gradient,
+            float factor,
+            float keep,
+            float stepSize,
+            float correction,
+            Coefficients c,
+            Unrounded unrounded,
+            int i,
+            int count) {
+        long at = 4L * i;
+        FloatVector g = Vectors.loadF32(gradient + at, count).mul(factor);
+        FloatVector m = Vectors.load(true, moment1, i, count).mul(c.beta1).add(g.mul(c.rest1));
+        FloatVector v =
+                Vectors.load(true, moment2, i, count).mul(c.beta2).add(g.mul(g).mul(c.rest2));
+        m.intoArray(unrounded.moment1, i);
+        v.intoArray(unrounded.moment2, i);
+        FloatVector denominator = v.sqrt().mul(correction).add(c.epsilon);
+        FloatVector p = Vectors.loadF32(master + at, count)
+                .mul(keep)
+                .sub(m.mul(stepSize).div(denominator));
+        Vectors.storeF32(master + at, count, p);
+    }
+
+    private static void storeRow(boolean bf16, long master, long weight, int n) {
+        for (int i = 0; i < n; i += LANES) {
+            int count = Math.min(LANES, n - i);
+            Vectors.store(bf16, weight, i, count, Vectors.loadF32(master + 4L * i, count));
+        }
     }
 }

@@ -34,7 +34,7 @@ final class Tasks {
         return switch (tensor.dtype()) {
             case BF16 -> true;
             case F32 -> false;
-            case F16, I32 -> throw new IllegalArgumentException(tensor.dtype() + " is not a compute dtype on CPUs");
+            case F16, I32 -> throw new IllegalArgumentException(tensor.dtype() + " is not a dtype of this kernel");
         };
     }
 

@@ -166,10 +166,11 @@ struct Elements {
 #pragma unroll
         for (int i = 0; i < N; i++) {
             float gradient = gs[i] * factor;
-            float first = ms[i] * c.beta1 + gradient * c.rest1;
-            float second = vs[i] * c.beta2 + gradient * gradient * c.rest2;
+            // Written out, so that all kernels of this template round alike: a shard's bits must not depend on its start.
+            float first = fmaf(ms[i], c.beta1, gradient * c.rest1);
+            float second = fmaf(vs[i], c.beta2, gradient * gradient * c.rest2);
             float shrunk = at + i < decayed ? ps[i] * keep : ps[i];
-            ps[i] = shrunk - first * step / (sqrtf(second) * correction + c.epsilon);
+            ps[i] = shrunk - first * step / fmaf(sqrtf(second), correction, c.epsilon);
             unsigned long long index = (unsigned long long)(number + i);
             // Not needed, and so not computed, where moments are fp32.
             unsigned random = mix(mix((unsigned)index ^ seed) + (unsigned)(index >> 32));

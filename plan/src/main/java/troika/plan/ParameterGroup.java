@@ -59,6 +59,11 @@ public record ParameterGroup(
         return new ParameterGroup(index, name, sorted, offsets, roundUp(end, shards * ALIGNMENT), decayed);
     }
 
+    /// The elements to the last parameter's end, the same however many shards there are.
+    long parameterElements() {
+        return offsets.getLast() + roundUp(parameters.getLast().elements(), ALIGNMENT);
+    }
+
     static long roundUp(long value, long multiple) {
         return Math.ceilDiv(value, multiple) * multiple;
     }

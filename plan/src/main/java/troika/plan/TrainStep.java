@@ -254,8 +254,9 @@ final class TrainStep {
         long size = sharded ? group.elements() / shards : group.elements();
         long start = sharded ? tensors.rank() * size : 0;
         long decayed = Math.clamp(group.decayed() - start, 0, size);
+        // Padding that depends on the shards is left out, as the numbers may not.
         long first = tensors.groups().subList(0, group.index()).stream()
-                .mapToLong(before -> before.elements())
+                .mapToLong(ParameterGroup::parameterElements)
                 .sum();
         builder.emit(
                 Instruction.Kind.UPDATE,

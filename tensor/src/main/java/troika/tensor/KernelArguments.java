@@ -277,7 +277,7 @@ public final class KernelArguments {
 
         Check floats(Tensor... tensors) {
             for (Tensor tensor : tensors) {
-                that(tensor.dtype() == DType.F32, "gradients of weights, moments, statistics and scalars are F32");
+                that(tensor.dtype() == DType.F32, "masters, gradients of weights, statistics and scalars are F32");
             }
             return this;
         }

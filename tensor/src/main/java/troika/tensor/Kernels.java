@@ -9,7 +9,8 @@ import org.jspecify.annotations.Nullable;
 /// query and key-value heads, D head size, F intermediate size, N and K outputs and inputs of a matrix
 /// product. "Compute dtype" is F32, BF16 or F16, the same for all such arguments of one call; arithmetic inside
 /// is in fp32, and sums that cross many elements are at least fp32. Every result is the same, bit for bit,
-/// on every call with the same arguments on the same machine. Gradients of weights are F32; `accumulate`
+/// on every call with the same arguments on the same machine; of products and attention only where the
+/// device was opened as deterministic. Gradients of weights are F32; `accumulate`
 /// adds to what is there, otherwise it is overwritten. No argument may overlap another unless said.
 /// Tensors of zero rows are allowed and do nothing, but that gradients of weights which are not
 /// accumulated become zero.
@@ -140,7 +141,9 @@ public interface Kernels {
 
     /// loss (+)= scale · Σ over t with labels[t] ≥ 0 of −log softmax(logits[t])[labels[t]]; and
     /// where `gradient` is true the logits become their gradient in place: scale · (softmax −
-    /// onehot), zero where the label is negative.
+    /// onehot), zero where the label is negative. A logit that is not finite makes the loss NaN, and the
+    /// gradient of its row: minus infinity too, which is no probability of 0 but an overflow. Rows without
+    /// a target are not looked at.
     ///
     /// @param logits `[T, V]` of the compute dtype
     /// @param labels I32 `[T]`, negative: no target
@@ -182,6 +185,7 @@ public interface Kernels {
     /// mix(mix(low(first + i) ⊕ seed) + high(first + i)), where low and high are halves of the 64 bits
     /// and mix is Wellons' lowbias32 (2018): x ⊕= x ≫ 16; x ·= 0x7feb352d; x ⊕= x ≫ 15;
     /// x ·= 0x846ca68b; x ⊕= x ≫ 16. They depend on the step and the element, not on the layout.
+    /// The update of p takes m and v as they are before this rounding.
     ///
     /// @param master F32 `[n]`
     /// @param moment1 F32 or BF16 `[n]`

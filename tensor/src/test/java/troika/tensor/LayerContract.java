@@ -31,6 +31,8 @@ interface LayerContract extends FixtureHolder {
         "BF16, true, 1003, 137, 2312",
         "BF16, false, 7, 5003, 40",
         "F16, false, 1003, 137, 72",
+        "F16, false, 5, 137, 75",
+        "F16, true, 1003, 137, 75",
         "F16, true, 3, 1303, 75"
     })
     default void embeddingBackward(DType dtype, boolean accumulate, int vocabulary, int rows, int columns) {
@@ -97,7 +99,11 @@ interface LayerContract extends FixtureHolder {
         "BF16, IN_PLACE, true, 2003, 72",
         "BF16, SEPARATE, true, 37, 2048",
         "BF16, NONE, false, 37, 10248",
+        "F16, NONE, true, 301, 75",
+        "F16, SEPARATE, false, 37, 72",
         "F16, SEPARATE, true, 301, 72",
+        "F16, SEPARATE, true, 700, 333",
+        "F16, IN_PLACE, true, 37, 333",
         "F16, IN_PLACE, false, 37, 4999"
     })
     default void rmsNormBackward(DType dtype, Residual kind, boolean accumulate, int rows, int columns) {
@@ -147,7 +153,10 @@ interface LayerContract extends FixtureHolder {
         "BF16, 10, false",
         "BF16, 128, false",
         "F16, 64, false",
-        "F16, 10, true"
+        "F16, 64, true",
+        "F16, 10, false",
+        "F16, 10, true",
+        "F16, 128, false"
     })
     default void rope(DType dtype, int headSize, boolean inverse) {
         int heads = 5;
@@ -187,8 +196,10 @@ interface LayerContract extends FixtureHolder {
         "F32, 43, false",
         "BF16, 43, true",
         "F16, 43, false",
+        "F16, 43, true",
         "F32, 688, true",
         "BF16, 688, false",
+        "F16, 688, false",
         "F16, 688, true",
         "BF16, 5504, true",
         "F32, 1, false"

@@ -18,7 +18,11 @@ interface LinearContract extends FixtureHolder {
         "BF16, IN_PLACE, 37, 72, 104",
         "BF16, NONE, 1, 72, 104",
         "F16, NONE, 37, 72, 104",
-        "F16, IN_PLACE, 301, 72, 40"
+        "F16, IN_PLACE, 301, 72, 40",
+        "F16, SEPARATE, 301, 72, 40",
+        "F16, IN_PLACE, 37, 72, 104",
+        "F16, NONE, 1, 72, 104",
+        "F16, SEPARATE, 301, 1100, 260"
     })
     default void linear(DType dtype, LayerContract.Residual kind, int rows, int inputs, int outputs) {
         Tensor x = fixture().normal(dtype, rows, inputs);
@@ -52,7 +56,16 @@ interface LinearContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, false, 37", "F32, true, 301", "BF16, false, 301", "BF16, true, 37", "F16, true, 301"})
+    @CsvSource({
+        "F32, false, 37",
+        "F32, true, 301",
+        "BF16, false, 301",
+        "BF16, true, 37",
+        "F16, false, 301",
+        "F16, true, 37",
+        "F16, true, 301",
+        "F16, true, 601"
+    })
     default void linearBackwardWeight(DType dtype, boolean accumulate, int rows) {
         Tensor gradOut = fixture().normal(dtype, rows, 104);
         Tensor x = fixture().normal(dtype, rows, 72);

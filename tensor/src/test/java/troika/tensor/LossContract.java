@@ -2,6 +2,7 @@ package troika.tensor;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.util.Arrays;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -20,7 +21,10 @@ interface LossContract extends FixtureHolder {
         "BF16, 70001, true, false",
         "F32, 60008, true, false",
         "F16, 1003, true, true",
-        "F16, 20008, true, false"
+        "F16, 1003, false, false",
+        "F16, 5003, true, false",
+        "F16, 20008, true, false",
+        "F16, 30011, true, true"
     })
     default void crossEntropy(DType dtype, int vocabulary, boolean gradient, boolean accumulate) {
         int rows = vocabulary > 40_000 ? 11 : 37;
@@ -72,5 +76,62 @@ interface LossContract extends FixtureHolder {
 
         assertThat(fixture().read(loss)[0]).isBetween(-1e-6, 1e-6);
         assertThat(fixture().read(logits)).usingComparatorWithPrecision(1e-6).containsOnly(0);
+    }
+
+    /// Alone among finite numbers minus infinity would have the probability 0, and nobody would see it.
+    @ParameterizedTest
+    @CsvSource({
+        "F32, NaN, 0, true",
+        "F32, Infinity, 1002, true",
+        "F32, -Infinity, 500, true",
+        "F32, -Infinity, 1002, false",
+        "BF16, NaN, 1002, false",
+        "BF16, Infinity, 500, true",
+        "BF16, -Infinity, 0, true",
+        "BF16, -Infinity, 1002, true",
+        "F16, NaN, 500, true",
+        "F16, Infinity, 0, false",
+        "F16, -Infinity, 1001, true"
+    })
+    default void aLogitThatIsNotFiniteMakesTheLossNaN(DType dtype, double value, int column, boolean gradient) {
+        int columns = 1003;
+        double[] values = fixture().gaussians(3L * columns, 4);
+        values[columns + column] = value;
+        Tensor logits = fixture().poisoned(dtype, 3, columns);
+        fixture().write(logits, values);
+        Tensor labels = fixture().integers(7, 8, 9);
+        Tensor scale = fixture().floats(0.5);
+        Tensor loss = fixture().poisoned(DType.F32, 1);
+        fixture().write(loss, new double[] {0});
+
+        fixture().run((kernels, stream) -> kernels.crossEntropy(stream, logits, labels, scale, loss, gradient, false));
+
+        assertThat(fixture().read(loss)[0]).isNaN();
+        if (gradient) {
+            double[] actual = fixture().read(logits);
+            for (int i = 0; i < actual.length; i++) {
+                assertThat(Double.isNaN(actual[i])).as("element " + i).isEqualTo(i / columns == 1);
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"F32, NaN", "BF16, Infinity", "F16, -Infinity"})
+    default void logitsWithoutATargetMayBeAnything(DType dtype, double value) {
+        double[] values = fixture().gaussians(2 * 77, 4);
+        values[5] = value;
+        values[76] = value;
+        Tensor logits = fixture().poisoned(dtype, 2, 77);
+        fixture().write(logits, values);
+        Tensor labels = fixture().integers(-100, 3);
+        Tensor scale = fixture().floats(0.5);
+        Tensor loss = fixture().poisoned(DType.F32, 1);
+
+        fixture().run((kernels, stream) -> kernels.crossEntropy(stream, logits, labels, scale, loss, true, false));
+
+        assertThat(fixture().read(loss)[0]).isFinite();
+        double[] actual = fixture().read(logits);
+        assertThat(Arrays.copyOf(actual, 77)).containsOnly(0);
+        assertThat(Arrays.stream(actual)).allMatch(Double::isFinite);
     }
 }

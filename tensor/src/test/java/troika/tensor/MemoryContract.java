@@ -21,7 +21,7 @@ interface MemoryContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 37", "BF16, 1003", "BF16, 600007"})
+    @CsvSource({"F32, 37", "BF16, 1003", "BF16, 600007", "F16, 1003", "F16, 600007"})
     default void copy(DType dtype, int n) {
         Tensor from = fixture().normal(dtype, n);
         Tensor to = fixture().poisoned(dtype, n);

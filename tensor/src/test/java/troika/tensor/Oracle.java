@@ -268,10 +268,21 @@ public final class Oracle {
         }
     }
 
-    public record AdamW(float learningRate, float beta1, float beta2, float epsilon, float weightDecay) {}
+    /// Floats rounded to BF16 by random bits of the elements from `first` on: see [Kernels#adamw].
+    ///
+    /// @param upper whether by the upper 16 bits, as the second moment is
+    public static void roundStochastically(double[] values, int seed, long first, boolean upper) {
+        for (int i = 0; i < values.length; i++) {
+            int random = randomBits(seed, first + i);
+            int bits = Float.floatToRawIntBits((float) values[i]);
+            if (Float.isFinite((float) values[i])) {
+                bits += upper ? random >>> 16 : random & 0xffff;
+            }
+            values[i] = Float.intBitsToFloat(bits & 0xffff0000);
+        }
+    }
 
-    /// The random bits by which [Kernels#adamw] rounds the moments of an element.
-    public static int momentBits(int seed, long element) {
+    private static int randomBits(int seed, long element) {
         return mix(mix((int) element ^ seed) + (int) (element >>> 32));
     }
 
@@ -280,4 +291,6 @@ public final class Oracle {
         y = (y ^ y >>> 15) * 0x846ca68b;
         return y ^ y >>> 16;
     }
+
+    public record AdamW(float learningRate, float beta1, float beta2, float epsilon, float weightDecay) {}
 }

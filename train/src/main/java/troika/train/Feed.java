@@ -11,7 +11,13 @@ import troika.train.engine.Engine;
 /// Puts batches into the host tensors that a program uploads.
 final class Feed {
     /// The tensors of one microbatch of one rank.
-    private record Slot(int sequences, MemorySegment tokens, MemorySegment labels, MemorySegment positions) {}
+    private record Slot(
+            int rank,
+            int microbatch,
+            int sequences,
+            MemorySegment tokens,
+            MemorySegment labels,
+            MemorySegment positions) {}
 
     private final int sequenceLength;
     private final int sequences;
@@ -26,6 +32,8 @@ final class Feed {
         for (int m = 0; m < batches.getFirst().size(); m++) {
             for (int rank = 0; rank < batches.size(); rank++) {
                 slots.add(new Slot(
+                        rank,
+                        m,
                         batches.get(rank).get(m),
                         engine.host(rank, program, "host tokens " + m),
                         engine.host(rank, program, "host labels " + m),
@@ -64,6 +72,18 @@ final class Feed {
             }
         }
         return targets;
+    }
+
+    /// The number in the batch, from 0, of the sequence that a token of a rank's microbatch belongs to.
+    int sequence(int rank, int microbatch, long token) {
+        int before = 0;
+        for (Slot slot : slots) {
+            if (slot.rank() == rank && slot.microbatch() == microbatch) {
+                break;
+            }
+            before += slot.sequences();
+        }
+        return before + Math.toIntExact(token / sequenceLength);
     }
 
     /// Fills in the scalars of a step.

@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.BiConsumer;
+import org.jspecify.annotations.Nullable;
 import troika.graph.Model;
 import troika.graph.Parameter;
 import troika.model.HuggingFaceNames;
@@ -26,6 +27,8 @@ final class ModelState {
     static final String OPTIMIZER = "optimizer";
 
     private static final List<String> STATES = List.of("master", "moment1", "moment2");
+    /// What is rounded to infinity in F16.
+    private static final float LEAST_INFINITE_F16 = 65520;
     /// Elements moved at a time.
     private static final int CHUNK = 1 << 20;
 
@@ -108,16 +111,18 @@ final class ModelState {
         write(writer, "model", saveDtype, List.of("master"));
     }
 
-    /// Writes masters and moments in fp32.
+    /// Writes masters and moments, in the dtype that they have.
     void saveOptimizer(CheckpointWriter writer) {
-        write(writer, OPTIMIZER, DType.F32, STATES);
+        write(writer, OPTIMIZER, null, STATES);
     }
 
-    private void write(CheckpointWriter writer, String stem, DType type, List<String> states) {
+    /// @param saveDtype null: as in the arenas
+    private void write(CheckpointWriter writer, String stem, @Nullable DType saveDtype, List<String> states) {
         List<SafetensorsWriter.Entry> entries = new ArrayList<>();
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
+                    DType type = saveDtype != null ? saveDtype : held(state, group);
                     entries.add(new SafetensorsWriter.Entry(name(part, state, states), type, part.shape()));
                 }
             }
@@ -126,6 +131,7 @@ final class ModelState {
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : states) {
+                    DType type = saveDtype != null ? saveDtype : held(state, group);
                     writePart(
                             writer, name(part, state, states), type, state, group, position(group, index, part), part);
                 }
@@ -149,7 +155,7 @@ final class ModelState {
         for (long done = 0; done < elements; done += CHUNK) {
             int count = (int) Math.min(CHUNK, elements - done);
             readSharded(state, group, start + done, count);
-            requireFinite(name, count);
+            requireFinite(name, type, count);
             MemorySegment chunk = MemorySegment.ofArray(bytes).asSlice(0, (long) count * type.bytes());
             Floats.store(floats, count, type, chunk);
             writer.write(name, chunk);
@@ -157,8 +163,13 @@ final class ModelState {
     }
 
     /// A last update may have spoilt weights that no step has used yet.
-    private void requireFinite(String name, int count) {
+    private void requireFinite(String name, DType type, int count) {
         for (int i = 0; i < count; i++) {
+            if (type == DType.F16 && Math.abs(floats[i]) >= LEAST_INFINITE_F16 && Float.isFinite(floats[i])) {
+                throw new UserException("Tensor " + name + " holds " + floats[i]
+                        + ", which is too large for fp16, so nothing was saved: give --save-dtype bf16 or fp32 and go on"
+                        + " from an earlier checkpoint with --resume.");
+            }
             if (!Float.isFinite(floats[i])) {
                 throw new UserException("Tensor " + name + " is not finite after the last step, so nothing was saved:"
                         + " lower the learning rate and go on from an earlier checkpoint with --resume.");
@@ -211,15 +222,22 @@ final class ModelState {
     }
 
     private void writeSharded(String state, ParameterGroup group, long first, int count) {
+        Floats.store(floats, count, held(state, group), MemorySegment.ofArray(bytes));
         forEachShard(state, group, first, count, engine::write);
     }
 
     private void readSharded(String state, ParameterGroup group, long first, int count) {
         forEachShard(state, group, first, count, engine::read);
+        Floats.load(MemorySegment.ofArray(bytes), held(state, group), count, floats);
+    }
+
+    /// The dtype of a state in the arenas.
+    private DType held(String state, ParameterGroup group) {
+        return engine.dtype(0, state + ":" + group.name());
     }
 
     private interface Move {
-        /// Moves a part of `floats` to or from a rank's tensor, from its element `first` on.
+        /// Moves a part of `bytes` to or from a rank's tensor, from its element `first` on.
         void move(int rank, String tensor, long first, MemorySegment part);
     }
 
@@ -233,7 +251,8 @@ final class ModelState {
             long from = Math.max(first, start);
             long to = Math.min(first + count, start + held);
             if (from < to) {
-                MemorySegment part = MemorySegment.ofArray(floats).asSlice(4 * (from - first), 4 * (to - from));
+                long size = held(state, group).bytes();
+                MemorySegment part = MemorySegment.ofArray(bytes).asSlice(size * (from - first), size * (to - from));
                 move.move(rank, tensor, from - start, part);
             }
         }

@@ -33,6 +33,7 @@ import troika.tensor.Device;
 import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
+import troika.train.config.LossScaling;
 import troika.train.config.Recompute;
 import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
@@ -40,6 +41,7 @@ import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.data.SplitMix;
 import troika.train.engine.Engine;
+import troika.train.engine.NonFinite;
 
 /// One training run: opens everything that the options name, so that mistakes show before anything is
 /// written, then steps, evaluates and saves.
@@ -65,6 +67,9 @@ final class Run implements AutoCloseable {
     private final long totalSteps;
     private final Schedule schedule;
     private long step;
+    /// Of them, those that updated nothing.
+    private long skipped;
+    private LossScaler scaler;
     private BatchCursor cursor = BatchCursor.START;
     private long savedStep = -1;
     /// What to close, the last one first.
@@ -88,10 +93,13 @@ final class Run implements AutoCloseable {
             }
             data = RunData.open(options, source.tokenizer(), config.vocabSize());
             opened.push(data::close);
+            scaler = LossScaler.start(options.lossScaling());
             if (checkpoint != null) {
-                TrainerState saved = TrainerState.read(checkpoint);
+                TrainerState saved = TrainerState.read(checkpoint, options.lossScaling());
                 saved.check(trainerState(), checkpoint);
                 step = saved.step();
+                skipped = saved.skipped();
+                scaler = saved.scaler();
                 cursor = saved.cursor();
             }
             totalSteps = totalSteps();
@@ -156,7 +164,7 @@ final class Run implements AutoCloseable {
                 options.recompute() == Recompute.LAYER,
                 options.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),
-                DType.F32,
+                options.optimizerStates(),
                 (float) options.adamBeta1(),
                 (float) options.adamBeta2(),
                 (float) options.adamEpsilon(),
@@ -232,7 +240,9 @@ final class Run implements AutoCloseable {
         while (step < totalSteps && !cancelled.getAsBoolean()) {
             long epoch = cursor.epoch();
             StepMetrics metrics = step();
-            loss = metrics.loss();
+            if (!metrics.skipped()) {
+                loss = metrics.loss();
+            }
             tokens += metrics.tokens();
             boolean last = step == totalSteps;
             double evaluated = Double.NaN;
@@ -265,31 +275,54 @@ final class Run implements AutoCloseable {
         long began = System.nanoTime();
         BatchCursor.Batch batch = cursor.next(data.training(), feed.sequences());
         long targets = feed.fill(data.training(), batch);
-        double rate = schedule.learningRate(step);
+        // Schedule and bias corrections count the steps that updated something.
+        long applied = step - skipped;
+        double rate = schedule.learningRate(applied);
         step++;
+        double scale = scaler.scale();
         feed.scalars(
                 rate,
-                1 / (1 - Math.pow(options.adamBeta1(), (double) step)),
-                1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), (double) step)),
+                1 / (1 - Math.pow(options.adamBeta1(), (double) (applied + 1))),
+                1 / Math.sqrt(1 - Math.pow(options.adamBeta2(), (double) (applied + 1))),
                 (int) SplitMix.at(options.seed(), step),
-                targets == 0 ? 0 : 1.0 / targets,
-                1);
+                targets == 0 ? 0 : scale / targets,
+                1 / scale);
         engine.execute(train);
-        float loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
+        double loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1) / scale;
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);
-        if (!Float.isFinite(loss) || !Float.isFinite(norm)) {
+        boolean overflow = !Double.isFinite(loss) || !Float.isFinite(norm);
+        if (overflow) {
             // The update has changed nothing: see Kernels.adamw.
-            throw new UserException(
-                    "Step " + step + " was stopped, since its loss is " + loss + " and its gradient norm "
-                            + norm + ": the first value that is not finite is in " + engine.findNonFinite(train)
-                            + "; lower the learning rate or look at the data and weights.");
+            if (scaler.exhausted()) {
+                throw stopped(loss, norm);
+            }
+            skipped++;
         }
+        scaler = scaler.after(overflow);
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
         double seconds = (System.nanoTime() - began) / 1e9;
         double epoch = cursor.epoch()
                 + (double) cursor.nextSample() / (double) data.training().samplesPerEpoch();
-        return new StepMetrics(step, loss, norm, rate, tokens, (double) tokens / seconds, seconds, epoch);
+        return new StepMetrics(
+                step, loss, norm, rate, tokens, (double) tokens / seconds, seconds, epoch, overflow, scale);
+    }
+
+    private UserException stopped(double loss, float norm) {
+        NonFinite found = engine.findNonFinite(train);
+        String sample = "";
+        if (found.token() >= 0 && found.microbatch() >= 0) {
+            int sequence = feed.sequence(found.rank(), found.microbatch(), found.token());
+            sample = ", in sequence " + sequence + " of the batch (sample " + (cursor.nextSample() + sequence)
+                    + " of epoch " + cursor.epoch() + ")";
+        }
+        String scale = scaler.settings().equals(LossScaling.NONE)
+                ? ""
+                : " at the loss scale " + StepMetrics.plain(scaler.scale()) + ", which "
+                        + (scaler.settings().dynamic() ? "is the smallest allowed" : "is static");
+        return new UserException("Step " + step + " was stopped, since its loss is " + (float) loss
+                + " and its gradient norm " + norm + scale + ": the first value that is not finite is in "
+                + found.where() + sample + "; lower the learning rate or look at the data and weights.");
     }
 
     /// The mean loss over the target tokens of a data set.
@@ -371,7 +404,7 @@ final class Run implements AutoCloseable {
     }
 
     private TrainerState trainerState() {
-        return new TrainerState(step, cursor, options.seed(), options.sequenceLength(), data.key());
+        return new TrainerState(step, skipped, scaler, cursor, options.seed(), options.sequenceLength(), data.key());
     }
 
     /// What run.json says.

@@ -117,13 +117,24 @@ final class RunDirectory implements AutoCloseable {
     void log(StepMetrics step, double evaluationLoss) {
         ObjectNode line = JsonFields.newObject();
         line.put("step", step.step());
-        line.put("loss", step.loss());
-        line.put("grad_norm", step.gradNorm());
+        // JSON has no infinity.
+        if (Double.isFinite(step.loss())) {
+            line.put("loss", step.loss());
+        }
+        if (Double.isFinite(step.gradNorm())) {
+            line.put("grad_norm", step.gradNorm());
+        }
         line.put("learning_rate", step.learningRate());
         line.put("tokens", step.tokens());
         line.put("tokens_per_second", step.tokensPerSecond());
         line.put("seconds", step.seconds());
         line.put("epoch", step.epoch());
+        if (step.lossScale() != 1) {
+            line.put("loss_scale", step.lossScale());
+        }
+        if (step.skipped()) {
+            line.put("skipped", true);
+        }
         if (!Double.isNaN(evaluationLoss)) {
             line.put("eval_loss", evaluationLoss);
         }

@@ -24,6 +24,7 @@ import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.data.SyntheticDataset;
 import troika.train.engine.Engine;
+import troika.train.engine.NonFinite;
 
 /// A tiny training job, in any layout: what the tests of programs and layouts run.
 public final class TinyRun {
@@ -186,6 +187,37 @@ public final class TinyRun {
             weights.add(Arrays.copyOf(whole, end));
         });
         return new Outcome(losses, norms, weights);
+    }
+
+    /// Where gradients overflowed first.
+    ///
+    /// @param sequence its number in the batch
+    public record Overflow(NonFinite found, int sequence) {}
+
+    /// Runs a step whose loss scale is too large, on a batch in which one sequence alone has labels.
+    public static Overflow overflow(Job job, TrainingPlan plan, Engine engine, int sequence) {
+        new ModelState(engine, job.config(), job.model(), plan.groups(), job.dtype(), true).initialize(7);
+        Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
+        Feed feed = new Feed(engine, 0, plan.batches(), SEQUENCE);
+        feed.fill(data, BatchCursor.START.next(data, job.batch()));
+        long bytes = 4L * SEQUENCE;
+        MemorySegment own = MemorySegment.ofArray(new int[SEQUENCE]);
+        MemorySegment other = MemorySegment.ofArray(new int[SEQUENCE]);
+        data.read(sequence, MemorySegment.ofArray(new int[SEQUENCE]), own, other);
+        for (int rank = 0; rank < plan.batches().size(); rank++) {
+            for (int m = 0; m < plan.batches().get(rank).size(); m++) {
+                MemorySegment labels = engine.host(rank, 0, "host labels " + m);
+                for (long at = 0; at < labels.byteSize(); at += bytes) {
+                    if (labels.asSlice(at, bytes).mismatch(own) >= 0) {
+                        labels.asSlice(at, bytes).fill((byte) Dataset.IGNORED);
+                    }
+                }
+            }
+        }
+        feed.scalars(3e-4, 1, 1, 0, 0x1p30 / SEQUENCE, 0x1p-30);
+        engine.execute(0);
+        NonFinite found = engine.findNonFinite(0);
+        return new Overflow(found, feed.sequence(found.rank(), found.microbatch(), found.token()));
     }
 
     /// The norm of the difference of two tensors of one size, in units of the expected one's norm.

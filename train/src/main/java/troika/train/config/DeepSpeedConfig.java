@@ -79,7 +79,11 @@ public record DeepSpeedConfig(
             double warmupMinRatio,
             @Nullable Double cosMinRatio) {}
 
-    /// Half precision with loss scaling.
+    /// Half precision with loss scaling: see [LossScaling].
+    ///
+    /// @param autoCast whether inputs are cast to fp16; a language model's are integers
+    /// @param lossScale a static scale; 0: dynamic
+    /// @param initialScalePower the dynamic scale begins with 2 to this
     public record Fp16(
             @Nullable Boolean enabled,
             boolean autoCast,

@@ -51,9 +51,10 @@ public final class DeepSpeedSupport {
         }
         var fp16 = config.fp16();
         if (fp16 != null) {
-            boolean enabled = Boolean.TRUE.equals(fp16.enabled());
-            refuseIf(enabled, "fp16.enabled", "set it to false and bf16.enabled to true");
-            refuseIf(fp16.fp16MasterWeightsAndGrads(), "fp16.fp16_master_weights_and_grads", "set it to false");
+            refuseIf(
+                    fp16.fp16MasterWeightsAndGrads(),
+                    "fp16.fp16_master_weights_and_grads",
+                    "set it to false: master weights and gradients are fp32");
         }
         var bf16 = config.bf16();
         if (bf16 != null) {
@@ -61,10 +62,6 @@ public final class DeepSpeedSupport {
                     bf16.bf16MasterWeightsAndGrads(),
                     "bf16.bf16_master_weights_and_grads",
                     "set it to false: master weights are fp32");
-            refuseIf(
-                    bf16.bf16OptimizerStates(),
-                    "bf16.bf16_optimizer_states",
-                    "set it to false: optimizer states are fp32");
         }
     }
 

@@ -58,6 +58,8 @@ final class Resolution {
                 given.configFile,
                 devices.toString(),
                 dtype,
+                optimizerStates(),
+                dtype == DType.F16 ? lossScaling() : LossScaling.NONE,
                 (int) inRange("--sequence-length", or(given.sequenceLength, 512), 2, 1 << 24),
                 batch,
                 positive("--num-train-epochs", or(given.numTrainEpochs, 3.0)),
@@ -246,13 +248,63 @@ final class Resolution {
     }
 
     private DType dtype() {
-        if (given.dtype == DType.F16 || given.dtype == DType.I32) {
-            throw new UserException("--dtype must be fp32 or bf16, and is " + word(given.dtype) + ".");
+        if (given.dtype == DType.I32) {
+            throw new UserException("--dtype must be fp32, bf16 or fp16, and is int32.");
         }
-        var section = file == null ? null : file.bf16();
-        Boolean enabled = section == null ? null : section.enabled();
-        DType json = enabled == null ? null : enabled ? DType.BF16 : DType.F32;
+        var bf16 = file == null ? null : file.bf16();
+        var fp16 = file == null ? null : file.fp16();
+        Boolean isBf16 = bf16 == null ? null : bf16.enabled();
+        boolean isFp16 = fp16 != null && Boolean.TRUE.equals(fp16.enabled());
+        if (file != null && fp16 != null && given.dtype == DType.F16 && Boolean.FALSE.equals(fp16.enabled())) {
+            throw new UserException("--dtype is fp16, but fp16.enabled in " + file.file()
+                    + " is false: give one of them, or both the same value.");
+        }
+        if (file != null && isFp16 && Boolean.TRUE.equals(isBf16)) {
+            throw new UserException(
+                    file.file() + ": fp16.enabled and bf16.enabled are both true: set one of them to false.");
+        }
+        if (isFp16) {
+            return or(agree(given.dtype, "--dtype", DType.F16, "the dtype that fp16.enabled asks for"), DType.F16);
+        }
+        DType json = null;
+        if (isBf16 != null && (isBf16 || given.dtype != DType.F16)) {
+            // Without bf16 there is fp32, unless the argument says fp16.
+            json = isBf16 ? DType.BF16 : DType.F32;
+        }
         return or(agree(given.dtype, "--dtype", json, "the dtype that bf16.enabled asks for"), DType.BF16);
+    }
+
+    private DType optimizerStates() {
+        DType argument = given.optimizerStates;
+        if (argument == DType.F16 || argument == DType.I32) {
+            throw new UserException("--optimizer-states must be fp32 or bf16, and is " + word(argument) + ".");
+        }
+        var bf16 = file == null ? null : file.bf16();
+        DType json = bf16 != null && bf16.bf16OptimizerStates() ? DType.BF16 : null;
+        return or(
+                agree(argument, "--optimizer-states", json, "the dtype that bf16.bf16_optimizer_states asks for"),
+                DType.F32);
+    }
+
+    private LossScaling lossScaling() {
+        var fp16 = file == null ? null : file.fp16();
+        if (file == null || fp16 == null) {
+            return new LossScaling(true, 0x1p16, 1000, 2, false, 1);
+        }
+        String path = file.file() + ": fp16.";
+        inRange(path + "initial_scale_power", fp16.initialScalePower(), 0, 120);
+        positive(path + "min_loss_scale", fp16.minLossScale());
+        if (fp16.lossScale() > 0x1p120) {
+            throw new UserException(
+                    path + "loss_scale must be at most 2^120, and is " + number(fp16.lossScale()) + ".");
+        }
+        return new LossScaling(
+                fp16.lossScale() == 0,
+                fp16.lossScale() == 0 ? Math.scalb(1.0, (int) fp16.initialScalePower()) : fp16.lossScale(),
+                fp16.lossScaleWindow(),
+                fp16.hysteresis(),
+                fp16.consecutiveHysteresis(),
+                fp16.minLossScale());
     }
 
     private int zeroStage() {

@@ -14,7 +14,9 @@ import troika.tensor.DType;
 /// @param tokenizer a tokenizer.json, or `byte`
 /// @param configFile DeepSpeed's JSON file, already resolved into these options; null: none
 /// @param devices such as `cpu:3`, three ranks, or `cuda:0`
-/// @param dtype of weights and activations in compute: F32 or BF16; masters and moments are F32
+/// @param dtype of weights and activations in compute: F32, BF16 or F16; masters are F32
+/// @param optimizerStates dtype of AdamW's moments: F32, or BF16, rounded stochastically
+/// @param lossScaling of fp16; otherwise none
 /// @param sequenceLength tokens of a sequence
 /// @param batch sequences of a step and how they are cut into microbatches
 /// @param numTrainEpochs passes over the data, where `maxSteps` is 0
@@ -55,6 +57,8 @@ public record TrainingOptions(
         @Nullable Path configFile,
         String devices,
         DType dtype,
+        DType optimizerStates,
+        LossScaling lossScaling,
         int sequenceLength,
         BatchSizes batch,
         double numTrainEpochs,

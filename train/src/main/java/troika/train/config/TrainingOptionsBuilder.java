@@ -30,6 +30,9 @@ public final class TrainingOptionsBuilder {
     DType dtype;
 
     @Nullable
+    DType optimizerStates;
+
+    @Nullable
     Integer sequenceLength;
 
     @Nullable
@@ -167,9 +170,15 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// Of weights and activations in compute: F32 or BF16; masters and moments are F32 (default bf16).
+    /// Of weights and activations in compute: F32, BF16 or F16; masters are F32 (default bf16).
     public TrainingOptionsBuilder dtype(DType dtype) {
         this.dtype = dtype;
+        return this;
+    }
+
+    /// Of AdamW's moments: F32, or BF16, which are rounded stochastically (default fp32).
+    public TrainingOptionsBuilder optimizerStates(DType optimizerStates) {
+        this.optimizerStates = optimizerStates;
         return this;
     }
 

@@ -22,10 +22,6 @@ final class Dispatch {
         this.tensors = tensors;
     }
 
-    Tensor tensor(int id) {
-        return tensors[id];
-    }
-
     void calls(Stream stream, List<Call> calls) {
         for (Call call : calls) {
             call(stream, call);

@@ -1,7 +1,6 @@
 package troika.train.engine;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Semaphore;
@@ -89,24 +88,27 @@ public final class Engine implements AutoCloseable {
         run(Job.DRAIN, 0);
     }
 
-    /// Executes a program once more with the inputs that are still there, the update left out, and says in
-    /// words where the first value that is not finite came from: block, tensor, rank.
-    public String findNonFinite(int program) {
+    /// Executes a program once more with the inputs that are still there, the update left out, and says
+    /// where the first value that is not finite came from.
+    public NonFinite findNonFinite(int program) {
         StepProgram step = programs.get(program);
         for (Rank rank : ranks) {
             RankProgram own = step.ranks().get(rank.index);
             for (TensorSpec tensor : own.tensors()) {
                 if (tensor.name().startsWith("weight:")
-                        && !finite(rank.device, rank.executor().memory().tensor(tensor))) {
-                    return described(step, tensor, firstReader(own, tensor)) + " on rank " + rank.index;
+                        && Inspection.firstNonFinite(
+                                        rank.device, rank.executor().memory().tensor(tensor))
+                                >= 0) {
+                    String where = described(step, tensor, firstReader(own, tensor)) + " on rank " + rank.index;
+                    return new NonFinite(where, rank.index, -1, -1);
                 }
             }
         }
         run(Job.INSPECT, program);
-        RankExecutor.@Nullable NonFinite first = null;
+        Inspection.@Nullable Found first = null;
         int at = 0;
         for (Rank rank : ranks) {
-            RankExecutor.NonFinite found = rank.nonFinite;
+            Inspection.Found found = rank.nonFinite;
             if (found != null
                     && (first == null
                             || found.instruction().id() < first.instruction().id())) {
@@ -115,11 +117,11 @@ public final class Engine implements AutoCloseable {
             }
         }
         if (first == null) {
-            return "no tensor when the step was repeated";
+            return new NonFinite("no tensor when the step was repeated", 0, -1, -1);
         }
-        TensorSpec tensor = step.ranks().get(at).tensors().get(first.tensor());
-        return described(step, tensor, first.instruction().block()) + ", first written by " + first.instruction()
-                + " on rank " + at;
+        String where = described(step, first.tensor(), first.instruction().block()) + ", first written by "
+                + first.instruction() + " on rank " + at;
+        return new NonFinite(where, at, first.instruction().microbatch(), first.token());
     }
 
     private static String described(StepProgram step, TensorSpec tensor, int block) {
@@ -160,6 +162,11 @@ public final class Engine implements AutoCloseable {
     /// The elements of a tensor.
     public long elements(int rank, String name) {
         return spec(rank, name).shape().elements();
+    }
+
+    /// The dtype of a tensor.
+    public DType dtype(int rank, String name) {
+        return spec(rank, name).dtype();
     }
 
     /// Writes elements of a tensor, from its `first` on, between executions.
@@ -246,35 +253,6 @@ public final class Engine implements AutoCloseable {
         return ranks[rank].executor().memory().tensor(part);
     }
 
-    private static boolean finite(Device device, Tensor tensor) {
-        if (!tensor.dtype().isFloating() || tensor.elements() == 0) {
-            return true;
-        }
-        byte[] bytes = new byte[Math.toIntExact(Math.min(tensor.bytes(), 1 << 24))];
-        MemorySegment segment = MemorySegment.ofArray(bytes);
-        int size = tensor.dtype().bytes();
-        for (long start = 0; start < tensor.bytes(); start += bytes.length) {
-            long length = Math.min(bytes.length, tensor.bytes() - start);
-            Tensor part = tensor.memory().tensor(tensor.offset() + start, tensor.dtype(), new Shape(length / size));
-            device.read(part, segment.asSlice(0, length));
-            for (long i = 0; i < length; i += size) {
-                if (!finite(segment, i, tensor.dtype())) {
-                    return false;
-                }
-            }
-        }
-        return true;
-    }
-
-    private static boolean finite(MemorySegment segment, long offset, DType dtype) {
-        return switch (dtype) {
-            case F32 -> Float.isFinite(segment.get(ValueLayout.JAVA_FLOAT_UNALIGNED, offset));
-            case BF16 -> (segment.get(ValueLayout.JAVA_SHORT_UNALIGNED, offset) & 0x7f80) != 0x7f80;
-            case F16 -> (segment.get(ValueLayout.JAVA_SHORT_UNALIGNED, offset) & 0x7c00) != 0x7c00;
-            case I32 -> true;
-        };
-    }
-
     /// A rank's thread and what it is to do next.
     private final class Rank {
         private final int index;
@@ -286,7 +264,7 @@ public final class Engine implements AutoCloseable {
         private volatile Job job = Job.PREPARE;
         private volatile int program;
         private volatile @Nullable Throwable failure;
-        private volatile RankExecutor.@Nullable NonFinite nonFinite;
+        private volatile Inspection.@Nullable Found nonFinite;
 
         Rank(int index, boolean capture) {
             this.index = index;
@@ -343,7 +321,13 @@ public final class Engine implements AutoCloseable {
                 }
                 case EXECUTE -> executor().execute(program);
                 case DRAIN -> executor().drain();
-                case INSPECT -> nonFinite = executor().findNonFinite(program, tensor -> finite(device, tensor));
+                case INSPECT ->
+                    nonFinite = executor()
+                            .findNonFinite(
+                                    program,
+                                    new Inspection(
+                                            device,
+                                            programs.get(program).ranks().get(index)));
                 case CLOSE -> {}
             }
         }

@@ -211,11 +211,10 @@ final class RankExecutor implements AutoCloseable {
     /// write.
     ///
     /// @return what was not finite first, or null
-    @Nullable
-    NonFinite findNonFinite(int program, Inspector inspector) {
+    Inspection.@Nullable Found findNonFinite(int program, Inspection inspection) {
         drain();
         Prepared prepared = programs[program];
-        NonFinite found = null;
+        Inspection.@Nullable Found found = null;
         for (Instruction instruction : prepared.instructions) {
             if (instruction.kind() == Instruction.Kind.UPDATE || instruction.kind() == Instruction.Kind.GATHER) {
                 continue;
@@ -225,22 +224,12 @@ final class RankExecutor implements AutoCloseable {
             for (Call call : instruction.calls()) {
                 prepared.dispatch.call(stream, call);
                 stream.synchronize();
-                for (int output : call.outputs()) {
-                    if (found == null && !inspector.finite(prepared.dispatch.tensor(output))) {
-                        found = new NonFinite(instruction, output);
-                    }
+                if (found == null) {
+                    found = inspection.look(instruction, call, memory);
                 }
             }
         }
         return found;
-    }
-
-    /// A tensor that is not finite, and the instruction that wrote it.
-    record NonFinite(Instruction instruction, int tensor) {}
-
-    /// Looks at a tensor's elements.
-    interface Inspector {
-        boolean finite(Tensor tensor);
     }
 
     @Override

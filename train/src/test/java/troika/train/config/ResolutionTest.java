@@ -122,7 +122,7 @@ class ResolutionTest {
         assertThatThrownBy(builder::build)
                 .isInstanceOf(UserException.class)
                 .message()
-                .satisfies(message -> assertThat(message.lines()).hasSize(8))
+                .satisfies(message -> assertThat(message.lines()).hasSize(7))
                 .contains("12 contradicts --per-device-train-batch-size 4", "= 96", "zero_optimization.stage is 3");
     }
 
@@ -149,6 +149,54 @@ class ResolutionTest {
                         .build()
                         .learningRate())
                 .isEqualTo(3e-4);
+    }
+
+    @Test
+    void theFp16SectionGivesTheLossScale() throws IOException {
+        assertThat(run().build().lossScaling()).isEqualTo(LossScaling.NONE);
+        LossScaling defaults = new LossScaling(true, 65536, 1000, 2, false, 1);
+        assertThat(run().dtype(DType.F16).build().lossScaling()).isEqualTo(defaults);
+        TrainingOptions options = with("{\"fp16\": {\"enabled\": true}}").build();
+        assertThat(options.dtype()).isEqualTo(DType.F16);
+        assertThat(options.saveDtype()).isEqualTo(DType.F16);
+        assertThat(options.lossScaling()).isEqualTo(defaults);
+        assertThat(with("{\"fp16\": {\"enabled\": true, \"auto_cast\": true, \"initial_scale_power\": 8,"
+                                + " \"loss_scale_window\": 7, \"hysteresis\": 3, \"consecutive_hysteresis\": true,"
+                                + " \"min_loss_scale\": 4}}")
+                        .build()
+                        .lossScaling())
+                .isEqualTo(new LossScaling(true, 256, 7, 3, true, 4));
+        LossScaling fixed = with("{\"fp16\": {\"enabled\": \"auto\", \"loss_scale\": 128}}")
+                .dtype(DType.F16)
+                .build()
+                .lossScaling();
+        assertThat(fixed.dynamic()).isFalse();
+        assertThat(fixed.initialScale()).isEqualTo(128);
+        assertThat(with("{\"fp16\": {\"enabled\": false}, \"bf16\": {\"enabled\": true}}")
+                        .build()
+                        .dtype())
+                .isEqualTo(DType.BF16);
+        assertThat(with("{\"bf16\": {\"enabled\": false}}")
+                        .dtype(DType.F16)
+                        .build()
+                        .dtype())
+                .isEqualTo(DType.F16);
+        refused(
+                with("{\"fp16\": {\"enabled\": true}, \"bf16\": {\"enabled\": true}}"),
+                "fp16.enabled and bf16.enabled are both true");
+        refused(with("{\"fp16\": {\"enabled\": true}}").dtype(DType.BF16), "--dtype is bf16", "is fp16");
+        refused(with("{\"fp16\": {\"enabled\": false}}").dtype(DType.F16), "--dtype is fp16", "is false");
+        refused(with("{\"fp16\": {\"enabled\": true, \"initial_scale_power\": 121}}"), "fp16.initial_scale_power");
+        refused(with("{\"fp16\": {\"enabled\": true, \"min_loss_scale\": 0}}"), "fp16.min_loss_scale");
+    }
+
+    @Test
+    void optimizerStatesAreFp32UnlessAskedFor() throws IOException {
+        assertThat(run().build().optimizerStates()).isEqualTo(DType.F32);
+        assertThat(run().optimizerStates(DType.BF16).build().optimizerStates()).isEqualTo(DType.BF16);
+        String json = "{\"bf16\": {\"enabled\": true, \"bf16_optimizer_states\": true}}";
+        assertThat(with(json).build().optimizerStates()).isEqualTo(DType.BF16);
+        refused(with(json).optimizerStates(DType.F32), "--optimizer-states is fp32", "is bf16");
     }
 
     @Test
@@ -185,7 +233,8 @@ class ResolutionTest {
         refused(run().devices("tpu:3"), "tpu:3");
         refused(run().devices("cpu:0"), "cpu:0");
         refused(run().devices("cpu:-1"), "cpu:-1");
-        refused(run().dtype(DType.F16), "--dtype must be fp32 or bf16, and is fp16");
+        refused(run().dtype(DType.I32), "--dtype must be fp32, bf16 or fp16, and is int32");
+        refused(run().optimizerStates(DType.F16), "--optimizer-states must be fp32 or bf16, and is fp16");
         refused(run().lrSchedulerType(SchedulerType.CONSTANT).warmupSteps(3), "constant_with_warmup");
         refused(run().minLearningRate(1), "smallest learning rate 1 is above");
         refused(run().microBatchSize(0), "--per-device-train-batch-size must be from 1");
