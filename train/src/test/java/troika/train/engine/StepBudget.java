@@ -129,7 +129,10 @@ public final class StepBudget {
                     + (call.inputs().isEmpty()
                             ? ""
                             : " of " + shapes(program, call.inputs()).getFirst());
-            lines.merge(name, new Line(name, 1, time, bytes, flops), (a, b) -> a.plus(b.milliseconds(), b.bytes(), b.flops()));
+            lines.merge(
+                    name,
+                    new Line(name, 1, time, bytes, flops),
+                    (a, b) -> a.plus(b.milliseconds(), b.bytes(), b.flops()));
         }
         lines.values().stream()
                 .sorted((a, b) -> Double.compare(b.milliseconds(), a.milliseconds()))
