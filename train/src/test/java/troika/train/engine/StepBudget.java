@@ -114,7 +114,8 @@ public final class StepBudget {
         Map<String, Line> lines = new HashMap<>();
         for (int i = 0; i < calls.size(); i++) {
             Stream.Graph graph = graphs.get(i);
-            double one = Math.min(milliseconds(stream, graph, 1), milliseconds(stream, graph, 1));
+            milliseconds(stream, graph, 1);
+            double one = milliseconds(stream, graph, 1);
             double time = (milliseconds(stream, graph, LAUNCHES) - one) / (LAUNCHES - 1);
             Call call = calls.get(i);
             double bytes = 0;
