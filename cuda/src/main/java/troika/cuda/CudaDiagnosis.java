@@ -183,8 +183,4 @@ final class CudaDiagnosis {
                 right ? String.format(Locale.ROOT, "%.1f GB/s", rate / 1e9) : "wrong data",
                 right ? note + ", data verified" : "what arrived is not what was sent: do not train on this card");
     }
-
-    private static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30));
-    }
 }

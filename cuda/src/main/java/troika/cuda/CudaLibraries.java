@@ -11,11 +11,12 @@ import java.lang.invoke.MethodHandle;
 import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.Predicate;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.LibrarySearch;
 import troika.ffi.LibrarySearch.Found;
@@ -88,7 +89,7 @@ final class CudaLibraries {
     static synchronized @Nullable NativeLibrary nvml() {
         if (!nvmlSearched) {
             nvmlSearched = true;
-            nvml = optional("libnvidia-ml.so.1", _ -> false);
+            nvml = optional("libnvidia-ml.so.1");
         }
         return nvml == null ? null : nvml.library();
     }
@@ -170,29 +171,61 @@ final class CudaLibraries {
 
     private static void searchCudnn() {
         if (!cudnnSearched) {
-            // cuDNN needs cuBLASLt and NVRTC, and takes those that are loaded: so it should be their
-            // neighbour.
-            Path neighbours = toolkit().cublasLt.file();
-            for (int up = 0; up < 3 && neighbours.getParent() != null; up++) {
-                neighbours = neighbours.getParent();
-            }
-            Path nearby = neighbours;
+            // It needs cuBLASLt and NVRTC, and takes those that are loaded.
+            toolkit();
             cudnnSearched = true;
-            cudnn = optional("libcudnn.so.9", file -> !file.startsWith(nearby));
+            cudnn = optional("libcudnn.so.9");
         }
     }
 
-    /// @param late files that are tried last
-    private static @Nullable Found optional(String name, Predicate<Path> late) {
+    /// The newest of the libraries of that name, where there are several.
+    private static @Nullable Found optional(String name) {
         List<String> names = List.of(name);
         List<Path> files = SEARCH.find(names).stream()
-                .sorted(Comparator.comparing(late::test))
+                .sorted(Comparator.comparing(CudaLibraries::version, Arrays::compare)
+                        .reversed())
                 .toList();
         try {
             return SEARCH.load(name, "", names, files);
         } catch (UnsatisfiedLinkError e) {
             return null;
         }
+    }
+
+    /// A library's version: from its file's name, as in libcudnn.so.9.19.0, or else from what Python's installer wrote
+    /// beside its packages, as in nvidia_cudnn_cu13-9.19.0.56.dist-info. Empty where neither tells.
+    static int[] version(Path file) {
+        try {
+            Path real = file.toRealPath();
+            String name = real.resolve("").getFileName().toString();
+            int[] version = numbers(name.substring(name.indexOf(".so") + 3));
+            // site-packages/nvidia/cudnn/lib/libcudnn.so.9
+            Path library = real.resolveSibling("").getParent();
+            Path packages = library == null || library.getParent() == null
+                    ? null
+                    : library.getParent().getParent();
+            if (version.length > 1 || library == null || packages == null) {
+                return version;
+            }
+            String pattern = "nvidia_" + library.getFileName() + "*.dist-info";
+            try (DirectoryStream<Path> records = Files.newDirectoryStream(packages, pattern)) {
+                for (Path record : records) {
+                    String text = record.resolve("").getFileName().toString();
+                    return numbers(text.substring(text.indexOf('-') + 1, text.length() - ".dist-info".length()));
+                }
+            }
+            return version;
+        } catch (IOException e) {
+            return new int[0];
+        }
+    }
+
+    private static int[] numbers(String text) {
+        return Pattern.compile("\\d{1,9}")
+                .matcher(text)
+                .results()
+                .mapToInt(match -> Integer.parseInt(match.group()))
+                .toArray();
     }
 
     private static Found load(String what, String remedy, List<String> names) {

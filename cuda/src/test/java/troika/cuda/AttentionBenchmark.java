@@ -34,7 +34,8 @@ final class AttentionBenchmark {
         int[][] sizes = {{8, 2048, 16, 128}, {8, 4096, 16, 128}, {4, 2048, 32, 128}, {8, 256, 8, 32}};
         Set<String> notes = new LinkedHashSet<>();
         for (boolean deterministic : new boolean[] {false, true}) {
-            try (CudaDevice device = (CudaDevice) new CudaDeviceProvider().open("0", deterministic).getFirst()) {
+            try (CudaDevice device = (CudaDevice)
+                    new CudaDeviceProvider().open("0", deterministic).getFirst()) {
                 System.out.println(device.name() + (deterministic ? ", deterministic" : ""));
                 Memory workspace = device.allocate("workspace", device.workspaceBytes());
                 CudaStream stream = (CudaStream) device.stream(

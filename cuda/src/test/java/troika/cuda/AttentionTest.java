@@ -224,7 +224,9 @@ final class AttentionTest {
             Result result = problem.run(own, false);
             problem.assertRight(result);
 
-            assertThat(problem.run(own, true).bits.toArray(byte[][]::new)).as("a second run's bits").isDeepEqualTo(result.bits.toArray(byte[][]::new));
+            assertThat(problem.run(own, true).bits.toArray(byte[][]::new))
+                    .as("a second run's bits")
+                    .isDeepEqualTo(result.bits.toArray(byte[][]::new));
             assertThat(own.notes()).hasSize(2).allMatch(note -> note.contains("own kernels"));
         }
     }

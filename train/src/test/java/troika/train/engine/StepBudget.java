@@ -114,7 +114,8 @@ public final class StepBudget {
         Map<String, Line> lines = new HashMap<>();
         for (int i = 0; i < calls.size(); i++) {
             Stream.Graph graph = graphs.get(i);
-            double one = Math.min(milliseconds(stream, graph, 1), milliseconds(stream, graph, 1));
+            milliseconds(stream, graph, 1);
+            double one = milliseconds(stream, graph, 1);
             double time = (milliseconds(stream, graph, LAUNCHES) - one) / (LAUNCHES - 1);
             Call call = calls.get(i);
             double bytes = 0;
@@ -129,7 +130,10 @@ public final class StepBudget {
                     + (call.inputs().isEmpty()
                             ? ""
                             : " of " + shapes(program, call.inputs()).getFirst());
-            lines.merge(name, new Line(name, 1, time, bytes, flops), (a, b) -> a.plus(b.milliseconds(), b.bytes(), b.flops()));
+            lines.merge(
+                    name,
+                    new Line(name, 1, time, bytes, flops),
+                    (a, b) -> a.plus(b.milliseconds(), b.bytes(), b.flops()));
         }
         lines.values().stream()
                 .sorted((a, b) -> Double.compare(b.milliseconds(), a.milliseconds()))
