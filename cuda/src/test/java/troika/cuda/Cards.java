@@ -19,8 +19,13 @@ final class Cards {
 
     /// Card 0; skips the test, with the reason, where there is none.
     static CudaDevice open() {
+        return open(true);
+    }
+
+    static CudaDevice open(boolean deterministic) {
         try {
-            return (CudaDevice) new CudaDeviceProvider().open("0", true).getFirst();
+            return (CudaDevice)
+                    new CudaDeviceProvider().open("0", deterministic).getFirst();
         } catch (UserException e) {
             return abort("no card: " + e.getMessage());
         }
