@@ -18,8 +18,13 @@ import troika.tensor.UserException;
 
 /// One card, through its primary context.
 final class CudaDevice implements Device {
-    /// Scratch memory of a stream that runs kernels: cuBLASLt's and cuDNN's, and partial sums.
+    /// The least scratch memory of a stream that runs kernels: cuBLASLt's and cuDNN's, and partial sums.
     static final long WORKSPACE_BYTES = 192L << 20;
+
+    // cuDNN's deterministic backward of attention needs memory that grows with the square of the sequence,
+    // and is cut in parts until it fits; many small parts are slow. Of a large card it gets more.
+    private static final long MOST_WORKSPACE_BYTES = 576L << 20;
+    private static final long CARDS_PART = 128;
 
     private static final long PAGE = 4096;
     private static final long LOGITS_AT_A_TIME = 128L << 20;
@@ -225,7 +230,9 @@ final class CudaDevice implements Device {
 
     @Override
     public long workspaceBytes() {
-        return WORKSPACE_BYTES;
+        return deterministic
+                ? Math.clamp(totalBytes / CARDS_PART, WORKSPACE_BYTES, MOST_WORKSPACE_BYTES) / PAGE * PAGE
+                : WORKSPACE_BYTES;
     }
 
     @Override
@@ -235,9 +242,9 @@ final class CudaDevice implements Device {
 
     @Override
     public synchronized Stream stream(String name, @Nullable Tensor workspace) {
-        if (workspace != null && (workspace.bytes() < WORKSPACE_BYTES || workspace.address() % 256 != 0)) {
+        if (workspace != null && (workspace.bytes() < workspaceBytes() || workspace.address() % 256 != 0)) {
             throw new IllegalArgumentException("the workspace of stream " + name + " has " + workspace.bytes()
-                    + " bytes instead of " + WORKSPACE_BYTES + ", or is not aligned to 256");
+                    + " bytes instead of " + workspaceBytes() + ", or is not aligned to 256");
         }
         CudaStream stream = new CudaStream(this, name, workspace);
         streams.add(stream);

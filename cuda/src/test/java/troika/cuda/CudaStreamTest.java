@@ -252,7 +252,7 @@ class CudaStreamTest {
         try (CudaStream with = (CudaStream) device.stream("with", workspace);
                 CudaStream without = stream("without")) {
             assertThat(with.workspace()).isEqualTo(scratch.address());
-            assertThat(with.workspaceBytes()).isEqualTo(CudaDevice.WORKSPACE_BYTES);
+            assertThat(with.workspaceBytes()).isEqualTo(device.workspaceBytes());
             assertThatThrownBy(without::workspace).hasMessageContaining("stream without has no workspace");
             assertThatThrownBy(() -> device.stream("small", memory.tensor(0, DType.F32, Shape.of(4))))
                     .hasMessageContaining("workspace of stream small");
