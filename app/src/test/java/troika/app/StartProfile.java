@@ -71,8 +71,9 @@ final class StartProfile {
                 .filter(frame -> frame.getClassName().startsWith("troika.")
                         && !frame.getClassName().equals(StartProfile.class.getName()))
                 .limit(FRAMES)
-                .map(frame -> frame.getClassName().substring(frame.getClassName().lastIndexOf('.') + 1) + "."
-                        + frame.getMethodName() + ":" + frame.getLineNumber())
+                .map(frame ->
+                        frame.getClassName().substring(frame.getClassName().lastIndexOf('.') + 1) + "."
+                                + frame.getMethodName() + ":" + frame.getLineNumber())
                 .toList());
         return String.join(" > ", own.reversed());
     }

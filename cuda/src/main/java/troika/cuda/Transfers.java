@@ -12,6 +12,7 @@ final class Transfers {
     static final long PIECE_BYTES = 4L << 20;
 
     private static final int WAYS = 4;
+    private static final long WAY_BYTES = 2 * PIECE_BYTES;
 
     private final CudaDevice device;
     private final long pinned;
@@ -21,9 +22,9 @@ final class Transfers {
     Transfers(CudaDevice device) {
         this.device = device;
         device.bind();
-        pinned = Driver.memHostAlloc(WAYS * 2 * PIECE_BYTES);
+        pinned = Driver.memHostAlloc(WAYS * WAY_BYTES);
         for (int i = 0; i < WAYS; i++) {
-            ways.add(new Way(pinned + i * 2 * PIECE_BYTES));
+            ways.add(new Way(pinned + i * WAY_BYTES));
         }
         free.addAll(ways);
     }

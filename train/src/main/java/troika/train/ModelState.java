@@ -245,8 +245,7 @@ final class ModelState {
         }
         int size = tensor.dtype().bytes();
         inParts(parts, part.shape().elements(), (first, count, buffer) -> {
-            Floats.load(
-                    tensor.data().asSlice(first * size, (long) count * size), tensor.dtype(), count, buffer.floats);
+            Floats.load(tensor.data().asSlice(first * size, (long) count * size), tensor.dtype(), count, buffer.floats);
             action.move(first, count, buffer);
         });
     }
@@ -264,8 +263,7 @@ final class ModelState {
 
     private void writeSharded(String state, ParameterGroup group, long first, int count, Buffer buffer) {
         DType held = held(state, group);
-        MemorySegment stored =
-                held == DType.F32 ? MemorySegment.ofArray(buffer.floats) : buffer.stored(count, held);
+        MemorySegment stored = held == DType.F32 ? MemorySegment.ofArray(buffer.floats) : buffer.stored(count, held);
         forEachShard(state, group, first, count, stored, engine::write);
     }
 
