@@ -1,9 +1,7 @@
 package troika.app;
 
-import java.io.IOException;
 import java.io.PrintStream;
 import java.lang.management.ManagementFactory;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -42,7 +40,6 @@ final class ProgressBar implements TrainingListener {
     private final int width;
     private final long loggingSteps;
     private final LongSupplier nanos;
-    private final LongSupplier resident;
     private long totalSteps;
     private long drawn;
     private double stepSeconds = Double.NaN;
@@ -50,20 +47,12 @@ final class ProgressBar implements TrainingListener {
     private boolean lineOpen;
 
     /// @param nanos since the start of the JVM
-    /// @param resident bytes of this process in memory
-    ProgressBar(
-            PrintStream out,
-            boolean terminal,
-            int width,
-            long loggingSteps,
-            LongSupplier nanos,
-            LongSupplier resident) {
+    ProgressBar(PrintStream out, boolean terminal, int width, long loggingSteps, LongSupplier nanos) {
         this.out = out;
         this.terminal = terminal;
         this.width = width;
         this.loggingSteps = loggingSteps;
         this.nanos = nanos;
-        this.resident = resident;
         this.drawn = nanos.getAsLong() - REDRAW_NANOS;
     }
 
@@ -72,12 +61,7 @@ final class ProgressBar implements TrainingListener {
         boolean terminal = Boolean.getBoolean("troika.terminal");
         long start = System.nanoTime() - ManagementFactory.getRuntimeMXBean().getUptime() * 1_000_000;
         return new ProgressBar(
-                out,
-                terminal,
-                width(System.getenv("COLUMNS")),
-                loggingSteps,
-                () -> System.nanoTime() - start,
-                ProgressBar::residentBytes);
+                out, terminal, width(System.getenv("COLUMNS")), loggingSteps, () -> System.nanoTime() - start);
     }
 
     static int width(@Nullable String columns) {
@@ -202,7 +186,7 @@ final class ProgressBar implements TrainingListener {
                 metrics.loss(),
                 amount(metrics.tokensPerSecond()),
                 rate(metrics.learningRate()),
-                bytes(resident.getAsLong()),
+                bytes(metrics.memoryBytes()),
                 left(metrics));
         // The last column stays free: some terminals wrap when it is filled.
         int room = Math.min(LONGEST_BAR, width - 1 - head.length() - tail.length() - 2);
@@ -227,7 +211,7 @@ final class ProgressBar implements TrainingListener {
                 metrics.gradNorm(),
                 rate(metrics.learningRate()),
                 amount(metrics.tokensPerSecond()),
-                bytes(resident.getAsLong()),
+                bytes(metrics.memoryBytes()),
                 left(metrics));
     }
 
@@ -267,15 +251,5 @@ final class ProgressBar implements TrainingListener {
 
     private static String rate(double learningRate) {
         return String.format(Locale.ROOT, "%.2e", learningRate);
-    }
-
-    /// Memory of this process that is resident, in bytes; 0 where the system does not tell.
-    private static long residentBytes() {
-        try {
-            String[] pages = Files.readString(Path.of("/proc/self/statm")).split(" ", 3);
-            return Long.parseLong(pages[1]) * 4096;
-        } catch (IOException e) {
-            return 0;
-        }
     }
 }

@@ -77,6 +77,7 @@ final class TrainingRun {
             out.printf(Locale.ROOT, "Loss: %.4f nats a %s%n", result.finalLoss(), unit);
         }
         out.printf(Locale.ROOT, "Speed: %.0f tokens/s%n", result.tokensPerSecond());
+        out.printf(Locale.ROOT, "Memory: %s at most%n", ProgressBar.bytes(result.memoryBytes()));
         out.println("Model: " + result.modelDirectory());
     }
 }

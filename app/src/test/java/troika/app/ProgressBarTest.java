@@ -34,7 +34,7 @@ class ProgressBarTest {
     private final AtomicLong nanos = new AtomicLong(3_000_000_000L);
 
     private ProgressBar bar(boolean terminal, int width) {
-        return new ProgressBar(new PrintStream(bytes, true, UTF_8), terminal, width, 10, nanos::get, () -> 1536L << 20);
+        return new ProgressBar(new PrintStream(bytes, true, UTF_8), terminal, width, 10, nanos::get);
     }
 
     private String shown() {
@@ -43,7 +43,7 @@ class ProgressBarTest {
 
     private void step(ProgressBar bar, long step) {
         nanos.addAndGet(1_000_000_000);
-        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1, false, 1));
+        bar.onStep(new StepMetrics(step, 2.5, 1.25, 3e-4, 6144, 12_345, 0.5, 0.1, 1536L << 20, false, 1));
     }
 
     @Test
@@ -79,7 +79,7 @@ class ProgressBarTest {
             bytes.reset();
             for (int step = 2; step <= 4; step++) {
                 boolean skipped = step < 4;
-                bar.onStep(new StepMetrics(step, 2.5, Double.NaN, 1, 1, 1, 0.01, 0, skipped, 65536 >> step));
+                bar.onStep(new StepMetrics(step, 2.5, Double.NaN, 1, 1, 1, 0.01, 0, 0, skipped, 65536 >> step));
             }
             assertThat(shown())
                     .contains(
@@ -105,7 +105,7 @@ class ProgressBarTest {
                         "50/100 \\[=+ +] loss 2\\.500, 12\\.3k tokens/s, lr 3\\.00e-04, 1\\.5 GiB, 0:25 left\u001b\\[K");
         assertThat(drawings[2]).isEqualTo("\u001b[Khello" + System.lineSeparator());
         step(bar, 100);
-        bar.onEnd(new TrainingResult(100, 2.5, Double.NaN, 12_345, Path.of("model"), false));
+        bar.onEnd(new TrainingResult(100, 2.5, Double.NaN, 12_345, 1L << 30, Path.of("model"), false));
         assertThat(shown()).endsWith("\u001b[K" + System.lineSeparator()).contains("100/100 [");
     }
 
@@ -134,7 +134,7 @@ class ProgressBarTest {
         bytes.reset();
         for (int step = 1; step <= 50; step++) {
             nanos.addAndGet(10_000_000);
-            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0, false, 1));
+            bar.onStep(new StepMetrics(step, 2.5, 1, 1, 1, 1, 0.01, 0, 0, false, 1));
         }
         assertThat(shown().chars().filter(c -> c == '\r').count()).isBetween(4L, 6L);
     }

@@ -7,6 +7,7 @@ import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.NativeMemory;
 import troika.tensor.Device;
+import troika.tensor.DeviceMemory;
 import troika.tensor.Event;
 import troika.tensor.Kernels;
 import troika.tensor.Memory;
@@ -18,6 +19,10 @@ import troika.tensor.UserException;
 final class CpuDevice implements Device {
     /// Scratch memory of one thread: enough for a product and for a block of attention with its accumulators.
     static final long SLOT_BYTES = 8L << 20;
+    /// Enough rows for fast products, few enough bytes to stay in cache.
+    static final long LOGITS_AT_A_TIME = 1 << 21;
+
+    private static final long PAGE = 4096;
 
     private final int rank;
     private final int threads;
@@ -77,14 +82,28 @@ final class CpuDevice implements Device {
     }
 
     @Override
+    public DeviceMemory memory() {
+        return new DeviceMemory(resident(), Long.MAX_VALUE, 0);
+    }
+
+    /// Memory of this process that is resident, in bytes; 0 where the system does not tell.
+    private static long resident() {
+        try {
+            String[] pages = Files.readString(Path.of("/proc/self/statm")).split(" ", 3);
+            return Long.parseLong(pages[1]) * PAGE;
+        } catch (IOException e) {
+            return 0;
+        }
+    }
+
+    @Override
     public long workspaceBytes() {
         return threads * SLOT_BYTES;
     }
 
-    /// Enough rows for fast products, few enough bytes to stay in cache.
     @Override
     public long logitsAtATime() {
-        return 1 << 21;
+        return LOGITS_AT_A_TIME;
     }
 
     @Override

@@ -3,6 +3,7 @@ package troika.cpu;
 import java.util.ArrayList;
 import java.util.List;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.Finding;
 import troika.tensor.Presence;
@@ -28,28 +29,42 @@ public final class CpuDeviceProvider implements DeviceProvider {
     /// @param deterministic makes no difference: there is one set of algorithms, and it is
     @Override
     public List<Device> open(String specification, boolean deterministic) {
-        int ranks = specification.isEmpty()
-                ? 1
-                : number(
-                        specification,
-                        MOST_RANKS,
-                        "--devices cpu:" + specification + " does not say how many ranks to run: write cpu:N with N "
-                                + "from 1 to " + MOST_RANKS + ", such as cpu:2.");
+        int ranks = ranks(specification);
+        int threads = threads(ranks);
         int cores = Runtime.getRuntime().availableProcessors();
-        String property = System.getProperty(THREADS_PROPERTY);
-        int threads = property == null
-                ? Math.max(1, cores / ranks)
-                : number(
-                        property,
-                        MOST_THREADS,
-                        "-D" + THREADS_PROPERTY + "=" + property + " is not a number of threads: give one from 1 to "
-                                + MOST_THREADS + ".");
         long spin = (long) ranks * threads <= cores ? SPIN_NANOS : CROWDED_SPIN_NANOS;
         List<Device> devices = new ArrayList<>();
         for (int rank = 0; rank < ranks; rank++) {
             devices.add(new CpuDevice(rank, threads, spin));
         }
         return devices;
+    }
+
+    @Override
+    public DeviceNeeds needs(String specification) {
+        return new DeviceNeeds(threads(ranks(specification)) * CpuDevice.SLOT_BYTES, CpuDevice.LOGITS_AT_A_TIME);
+    }
+
+    private static int ranks(String specification) {
+        return specification.isEmpty()
+                ? 1
+                : number(
+                        specification,
+                        MOST_RANKS,
+                        "--devices cpu:" + specification + " does not say how many ranks to run: write cpu:N with N "
+                                + "from 1 to " + MOST_RANKS + ", such as cpu:2.");
+    }
+
+    /// Of each rank.
+    private static int threads(int ranks) {
+        String property = System.getProperty(THREADS_PROPERTY);
+        return property == null
+                ? Math.max(1, Runtime.getRuntime().availableProcessors() / ranks)
+                : number(
+                        property,
+                        MOST_THREADS,
+                        "-D" + THREADS_PROPERTY + "=" + property + " is not a number of threads: give one from 1 to "
+                                + MOST_THREADS + ".");
     }
 
     @Override

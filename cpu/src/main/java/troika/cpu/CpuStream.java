@@ -27,6 +27,7 @@ final class CpuStream implements Stream {
     private final Progress done;
     private volatile @Nullable Throwable failure;
     private volatile boolean closed;
+    private volatile int marked = -1;
     private @Nullable List<Runnable> capture;
 
     private final List<Map<MatMul, MatMul.Call>> calls = new ArrayList<>();
@@ -101,6 +102,16 @@ final class CpuStream implements Stream {
         if (record > 0) {
             put(null, cpuEvent, -record);
         }
+    }
+
+    @Override
+    public void mark(int number) {
+        enqueue(() -> marked = number);
+    }
+
+    @Override
+    public int marked() {
+        return marked;
     }
 
     @Override

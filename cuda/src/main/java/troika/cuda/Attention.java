@@ -34,6 +34,7 @@ final class Attention implements AutoCloseable {
     private final Set<String> notes = new LinkedHashSet<>();
     private final long cudnnVersion;
     private final boolean forcedOwn;
+    private final @Nullable Thread loading;
     private @Nullable CudnnAttention cudnn;
     private boolean checked;
     private String checkRefusal = "";
@@ -47,6 +48,23 @@ final class Attention implements AutoCloseable {
         this.forcedOwn = forcedOwn;
         own = new AttentionKernels(device);
         cudnnVersion = CudaLibraries.cudnn() == null ? 0 : Cudnn.version();
+        loading = cudnnVersion == 0 || forcedOwn
+                ? null
+                : Thread.ofPlatform()
+                        .daemon()
+                        .name("cuDNN of cuda:" + device.ordinal())
+                        .start(this::load);
+    }
+
+    /// cuDNN loads most of itself when its first handle is made: ahead of its first use, while others compile
+    /// and allocate.
+    private void load() {
+        try {
+            device.bind();
+            Cudnn.destroy(Cudnn.create());
+        } catch (CudaException e) {
+            // Who uses it meets the same.
+        }
     }
 
     void attention(
@@ -197,6 +215,13 @@ final class Attention implements AutoCloseable {
     /// Gives back what cuDNN holds; nothing may be under way.
     @Override
     public synchronized void close() {
+        if (loading != null) {
+            try {
+                loading.join();
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+        }
         if (cudnn != null) {
             cudnn.close();
             cudnn = null;

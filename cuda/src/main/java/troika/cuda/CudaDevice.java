@@ -9,6 +9,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.NativeMemory;
 import troika.tensor.Device;
+import troika.tensor.DeviceMemory;
 import troika.tensor.Event;
 import troika.tensor.Kernels;
 import troika.tensor.Memory;
@@ -20,6 +21,10 @@ import troika.tensor.UserException;
 final class CudaDevice implements Device {
     /// The least scratch memory of a stream that runs kernels: cuBLASLt's and cuDNN's, and partial sums.
     static final long WORKSPACE_BYTES = 192L << 20;
+    static final long LOGITS_AT_A_TIME = 128L << 20;
+
+    /// What this process may take of a card beside its arenas: context, kernels, cuBLASLt, cuDNN and graphs.
+    static final long OVERHEAD_BYTES = 1L << 30;
 
     // cuDNN's deterministic backward of attention needs memory that grows with the square of the sequence,
     // and is cut in parts until it fits; many small parts are slow. Of a large card it gets more.
@@ -27,7 +32,6 @@ final class CudaDevice implements Device {
     private static final long CARDS_PART = 128;
 
     private static final long PAGE = 4096;
-    private static final long LOGITS_AT_A_TIME = 128L << 20;
 
     private final int ordinal;
     private final boolean deterministic;
@@ -38,6 +42,8 @@ final class CudaDevice implements Device {
     private final int multiprocessors;
     private final long sharedMemoryPerBlock;
     private final long totalBytes;
+    private final String bus;
+    private final long freeAtStart;
     private final DiskCache cache = DiskCache.ofUser();
     private final KernelLoader loader;
     private final Transfers transfers;
@@ -62,8 +68,13 @@ final class CudaDevice implements Device {
         multiprocessors = Driver.attribute(Driver.MULTIPROCESSORS, handle);
         sharedMemoryPerBlock = Driver.attribute(Driver.SHARED_MEMORY_PER_BLOCK, handle);
         totalBytes = Driver.totalMemory(handle);
+        bus = Driver.pciBusId(handle);
+        long free = Nvml.freeMemory(bus);
         context = context(ordinal, card, handle);
         try {
+            bind();
+            // Without NVML, the context itself is not counted.
+            freeAtStart = free > 0 ? free : Driver.memoryInfo().free();
             loader = new KernelLoader(this);
             transfers = new Transfers(this);
             kernels = new CudaKernels(this);
@@ -160,8 +171,7 @@ final class CudaDevice implements Device {
                 throw e;
             }
             Driver.MemoryInfo memory = Driver.memoryInfo();
-            throw new UserException(
-                    outOfMemory(name, bytes, name(), memory, Nvml.otherProcesses(Driver.pciBusId(handle))), e);
+            throw new UserException(outOfMemory(name, bytes, name(), memory, Nvml.otherProcesses(bus)), e);
         }
     }
 
@@ -226,6 +236,19 @@ final class CudaDevice implements Device {
                 Driver.memFree(allocation.base);
             }
         });
+    }
+
+    @Override
+    public DeviceMemory memory() {
+        bind();
+        Driver.MemoryInfo now = Driver.memoryInfo();
+        return memory(Nvml.memoryOfThisProcess(bus), freeAtStart, now.free());
+    }
+
+    /// @param own what NVML says that this process uses; 0 where it does not know, as in a container: then what
+    /// has gone since the card was opened is taken for this process's
+    static DeviceMemory memory(long own, long freeAtStart, long free) {
+        return new DeviceMemory(own > 0 ? own : Math.max(0, freeAtStart - free), free, OVERHEAD_BYTES);
     }
 
     @Override

@@ -3,6 +3,7 @@ package troika.cuda;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.Finding;
 import troika.tensor.Presence;
@@ -23,8 +24,16 @@ public final class CudaDeviceProvider implements DeviceProvider {
     @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
+        requireDriver(CudaLibraries.driverVersion());
+        CudaLibraries.nvml();
+        CudaLibraries.loadAhead();
         requireUsable(ordinal);
         return List.of(new CudaDevice(ordinal, deterministic));
+    }
+
+    @Override
+    public DeviceNeeds needs(String specification) {
+        return new DeviceNeeds(CudaDevice.WORKSPACE_BYTES, CudaDevice.LOGITS_AT_A_TIME);
     }
 
     @Override

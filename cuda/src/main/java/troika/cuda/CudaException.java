@@ -1,8 +1,10 @@
 package troika.cuda;
 
+import troika.tensor.DeviceException;
+
 /// A call of the driver, or of one of NVIDIA's libraries, that returned a failure. The message names the
 /// function.
-final class CudaException extends RuntimeException {
+final class CudaException extends DeviceException {
     static final int INVALID_VALUE = 1;
     static final int OUT_OF_MEMORY = 2;
     static final int NO_DEVICE = 100;

@@ -32,6 +32,9 @@ final class CudaLibraries {
     private static final String DRIVER = "libcuda.so.1";
     private static final List<String> MAJORS = List.of("13", "12");
 
+    /// Of the driver's library alone, so that it can be used while others are loaded.
+    private static final Object DRIVER_LOCK = new Object();
+
     private static @Nullable Found driver;
     private static @Nullable Toolkit toolkit;
     private static @Nullable Found cudnn;
@@ -45,30 +48,47 @@ final class CudaLibraries {
     /// Libraries of one CUDA version, where such a pair is there.
     private record Toolkit(Found nvrtc, Found cublasLt) {}
 
-    static synchronized NativeLibrary driver() {
-        Found found = driver;
-        if (found == null) {
-            found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of(DRIVER));
-            driver = found;
+    static NativeLibrary driver() {
+        synchronized (DRIVER_LOCK) {
+            Found found = driver;
+            if (found == null) {
+                found = load("NVIDIA driver", "install one for CUDA 12 or newer", List.of(DRIVER));
+                driver = found;
+            }
+            return found.library();
         }
-        return found.library();
+    }
+
+    /// Loads all others on a thread of its own, while the caller starts the driver, say. What is missing is
+    /// said where it is used.
+    static void loadAhead() {
+        Thread.ofPlatform().daemon().name("CUDA's libraries").start(() -> {
+            try {
+                cublasLt();
+                cudnn();
+            } catch (RuntimeException | LinkageError e) {
+                // The first who uses it meets the same.
+            }
+        });
     }
 
     /// 1000 · major + 10 · minor of the newest CUDA that the driver runs. Found by itself: an old driver
     /// has not all functions that [Driver] needs.
-    static synchronized int driverVersion() {
-        if (driverVersion == 0) {
-            MethodHandle function =
-                    driver().function("cuDriverGetVersion", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS});
-            try (Arena arena = Arena.ofConfined()) {
-                MemorySegment out = arena.allocate(JAVA_INT);
-                Native.check("cuDriverGetVersion", (int) function.invokeExact(out));
-                driverVersion = out.get(JAVA_INT, 0);
-            } catch (Throwable e) {
-                throw Native.failed("cuDriverGetVersion", e);
+    static int driverVersion() {
+        synchronized (DRIVER_LOCK) {
+            if (driverVersion == 0) {
+                MethodHandle function =
+                        driver().function("cuDriverGetVersion", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS});
+                try (Arena arena = Arena.ofConfined()) {
+                    MemorySegment out = arena.allocate(JAVA_INT);
+                    Native.check("cuDriverGetVersion", (int) function.invokeExact(out));
+                    driverVersion = out.get(JAVA_INT, 0);
+                } catch (Throwable e) {
+                    throw Native.failed("cuDriverGetVersion", e);
+                }
             }
+            return driverVersion;
         }
-        return driverVersion;
     }
 
     static synchronized NativeLibrary nvrtc() {

@@ -2,9 +2,12 @@ package troika.cuda;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.VarHandle;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import troika.ffi.NativeMemory;
 import troika.tensor.Event;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
@@ -12,6 +15,7 @@ import troika.tensor.Tensor;
 /// A stream of the driver. Captured work is a CUDA graph.
 final class CudaStream implements Stream {
     private static final int MOST_ARGUMENTS = 128;
+    private static final VarHandle MARK = ValueLayout.JAVA_INT.varHandle();
 
     private final CudaDevice device;
     private final String name;
@@ -20,6 +24,10 @@ final class CudaStream implements Stream {
     private final Arena arena = Arena.ofShared();
     private final MemorySegment parameters = arena.allocate(16L * MOST_ARGUMENTS, 16);
     private final List<CudaGraph> graphs = new ArrayList<>();
+    /// Pinned memory that holds the latest mark: of all memory that a card writes, it alone can be read after
+    /// a failure.
+    private final long mark;
+
     private boolean capturing;
     private boolean closed;
 
@@ -30,6 +38,8 @@ final class CudaStream implements Stream {
         this.workspace = workspace;
         device.bind();
         handle = Driver.streamCreate();
+        mark = Driver.memHostAlloc(Integer.BYTES);
+        NativeMemory.ALL.set(ValueLayout.JAVA_INT, mark, -1);
     }
 
     String name() {
@@ -89,6 +99,19 @@ final class CudaStream implements Stream {
         requireNoCapture("await");
         device.bind();
         Driver.streamWaitEvent(handle, ((CudaEvent) event).handle());
+    }
+
+    @Override
+    public void mark(int number) {
+        device.function("elementwise", "mark").launch(this, 1, 1, 0, mark, number);
+    }
+
+    @Override
+    public int marked() {
+        if (closed) {
+            return -1;
+        }
+        return (int) MARK.getVolatile(NativeMemory.ALL, mark);
     }
 
     @Override
@@ -174,6 +197,7 @@ final class CudaStream implements Stream {
             device.release(() -> Driver.graphExecDestroy(graph.executable));
         }
         device.release(() -> Driver.streamDestroy(handle));
+        device.release(() -> Driver.memFreeHost(mark));
         arena.close();
         device.closed(this);
     }

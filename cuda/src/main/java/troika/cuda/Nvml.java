@@ -59,23 +59,51 @@ final class Nvml {
             if (device == 0) {
                 return null;
             }
-            Map<Long, Long> bytes = new TreeMap<>();
-            MemorySegment infos = arena.allocate((long) MOST_PROCESSES * PROCESS_BYTES, 8);
-            MemorySegment count = arena.allocate(JAVA_INT);
-            for (String kind : new String[] {"Compute", "Graphics"}) {
-                count.set(JAVA_INT, 0, MOST_PROCESSES);
-                String function = "nvmlDeviceGet" + kind + "RunningProcesses_v3";
-                if (call(function, device, count.address(), infos.address()) == 0) {
-                    for (int i = 0; i < count.get(JAVA_INT, 0); i++) {
-                        long at = (long) i * PROCESS_BYTES;
-                        bytes.put(
-                                Integer.toUnsignedLong(infos.get(JAVA_INT, at)),
-                                Math.max(0, infos.get(JAVA_LONG, at + 8)));
-                    }
-                }
-            }
+            Map<Long, Long> bytes = processes(arena, device);
             return describe(bytes, ProcessHandle.current().pid());
         }
+    }
+
+    /// Bytes of the card that this process uses; 0 where that is not known.
+    static long memoryOfThisProcess(String pciBusId) {
+        try (Arena arena = Arena.ofConfined()) {
+            long device = device(arena, pciBusId);
+            return device == 0
+                    ? 0
+                    : processes(arena, device)
+                            .getOrDefault(ProcessHandle.current().pid(), 0L);
+        }
+    }
+
+    /// Bytes of the card that nobody uses; 0 where that is not known.
+    static long freeMemory(String pciBusId) {
+        try (Arena arena = Arena.ofConfined()) {
+            long device = device(arena, pciBusId);
+            // Total, free and used.
+            MemorySegment info = arena.allocate(JAVA_LONG, 3);
+            return device != 0 && call("nvmlDeviceGetMemoryInfo", device, info.address()) == 0
+                    ? info.getAtIndex(JAVA_LONG, 1)
+                    : 0;
+        }
+    }
+
+    /// The bytes that processes use of a card.
+    private static Map<Long, Long> processes(Arena arena, long device) {
+        Map<Long, Long> bytes = new TreeMap<>();
+        MemorySegment infos = arena.allocate((long) MOST_PROCESSES * PROCESS_BYTES, 8);
+        MemorySegment count = arena.allocate(JAVA_INT);
+        for (String kind : new String[] {"Compute", "Graphics"}) {
+            count.set(JAVA_INT, 0, MOST_PROCESSES);
+            String function = "nvmlDeviceGet" + kind + "RunningProcesses_v3";
+            if (call(function, device, count.address(), infos.address()) == 0) {
+                for (int i = 0; i < count.get(JAVA_INT, 0); i++) {
+                    long at = (long) i * PROCESS_BYTES;
+                    bytes.put(
+                            Integer.toUnsignedLong(infos.get(JAVA_INT, at)), Math.max(0, infos.get(JAVA_LONG, at + 8)));
+                }
+            }
+        }
+        return bytes;
     }
 
     /// @param bytes by process

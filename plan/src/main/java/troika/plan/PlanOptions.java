@@ -32,4 +32,46 @@ public record PlanOptions(
         float weightDecay,
         float maxGradNorm,
         long workspaceBytes,
-        long logitsAtATime) {}
+        long logitsAtATime) {
+    /// The same with other activations computed again.
+    public PlanOptions recomputing(boolean layers, boolean elementwise) {
+        return new PlanOptions(
+                dtype,
+                sequence,
+                batch,
+                accumulation,
+                zeroStage,
+                layers,
+                elementwise,
+                packed,
+                moments,
+                beta1,
+                beta2,
+                epsilon,
+                weightDecay,
+                maxGradNorm,
+                workspaceBytes,
+                logitsAtATime);
+    }
+
+    /// The same in another number of microbatches.
+    public PlanOptions accumulating(int microbatches) {
+        return new PlanOptions(
+                dtype,
+                sequence,
+                batch,
+                microbatches,
+                zeroStage,
+                recompute,
+                rebuild,
+                packed,
+                moments,
+                beta1,
+                beta2,
+                epsilon,
+                weightDecay,
+                maxGradNorm,
+                workspaceBytes,
+                logitsAtATime);
+    }
+}

@@ -1,8 +1,10 @@
 package troika.plan;
 
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import troika.graph.Op;
 import troika.tensor.DType;
@@ -29,6 +31,8 @@ final class RankBuilder {
     private final List<Buffer> buffers = new ArrayList<>();
     private final List<Slice> tensors = new ArrayList<>();
     private final List<Draft> drafts = new ArrayList<>();
+    /// The first tensor of each name.
+    private final Map<String, Integer> ids = new HashMap<>();
 
     RankBuilder(int rank) {
         this.rank = rank;
@@ -39,6 +43,7 @@ final class RankBuilder {
         RankBuilder copy = new RankBuilder(rank);
         copy.buffers.addAll(buffers);
         copy.tensors.addAll(tensors);
+        copy.ids.putAll(ids);
         return copy;
     }
 
@@ -61,8 +66,7 @@ final class RankBuilder {
     /// A new buffer with a tensor over the whole of it; returns the tensor's id.
     int allocate(String name, TensorSpec.Role role, boolean host, DType dtype, Shape shape) {
         buffers.add(new Buffer(name, role, host, shape.elements() * dtype.bytes()));
-        tensors.add(new Slice(buffers.size() - 1, name, 0, dtype, shape));
-        return tensors.size() - 1;
+        return add(new Slice(buffers.size() - 1, name, 0, dtype, shape));
     }
 
     /// A tensor in the buffer of another, `elements` of its dtype behind that one's start.
@@ -73,17 +77,21 @@ final class RankBuilder {
                 > buffers.get(base.buffer()).bytes()) {
             throw new IllegalArgumentException(name + " does not fit into " + base.name());
         }
-        tensors.add(new Slice(base.buffer(), name, offset, dtype, shape));
+        return add(new Slice(base.buffer(), name, offset, dtype, shape));
+    }
+
+    private int add(Slice tensor) {
+        tensors.add(tensor);
+        ids.putIfAbsent(tensor.name(), tensors.size() - 1);
         return tensors.size() - 1;
     }
 
     int find(String name) {
-        for (int i = 0; i < tensors.size(); i++) {
-            if (tensors.get(i).name().equals(name)) {
-                return i;
-            }
+        Integer id = ids.get(name);
+        if (id == null) {
+            throw new IllegalArgumentException("no tensor " + name);
         }
-        throw new IllegalArgumentException("no tensor " + name);
+        return id;
     }
 
     /// Emits an instruction of the step as a whole.

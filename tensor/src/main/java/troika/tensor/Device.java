@@ -17,6 +17,9 @@ public interface Device extends AutoCloseable {
 
     void free(Memory memory);
 
+    /// What is used of the memory, and what is left; takes up to milliseconds. May be asked by any thread.
+    DeviceMemory memory();
+
     /// The bytes of scratch memory that a stream which runs kernels needs, whatever the shapes.
     long workspaceBytes();
 

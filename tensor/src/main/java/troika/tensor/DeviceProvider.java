@@ -15,6 +15,10 @@ public interface DeviceProvider {
     /// same arguments
     List<Device> open(String specification, boolean deterministic);
 
+    /// What a plan for the devices of a specification must know of them. Quick, so that a plan can be made
+    /// while they are opened; throws [UserException] where the specification is wrong.
+    DeviceNeeds needs(String specification);
+
     /// Whether devices of this kind can be used here, quickly answered; throws nothing.
     Presence presence();
 

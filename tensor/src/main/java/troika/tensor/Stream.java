@@ -14,6 +14,15 @@ public interface Stream extends AutoCloseable {
     /// record at all is no wait).
     void await(Event event);
 
+    /// Notes, once everything enqueued before is done, that this point was reached: see [#marked]. It may be
+    /// captured, and costs about 2 µs.
+    ///
+    /// @param number of the point, from 0
+    void mark(int number);
+
+    /// The latest [#mark] that was reached, or -1. Also to be asked when work has failed, by any thread.
+    int marked();
+
     /// Work enqueued from here to [#endCapture] is not run but kept, to be launched again and again at the same
     /// addresses. A capture may time algorithms on the memory of the tensors it is given and leaves zeros
     /// there: it comes before anything is loaded.

@@ -3,6 +3,9 @@ package troika.train;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.BiConsumer;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Model;
@@ -31,6 +34,8 @@ final class ModelState {
     private static final float LEAST_INFINITE_F16 = 65520;
     /// Elements moved at a time.
     private static final int CHUNK = 1 << 20;
+    /// Elements that a thread makes or converts at a time; a multiple of the pieces of initial weights.
+    private static final int PART = 8 * InitialWeights.PIECE;
 
     private final Engine engine;
     private final ModelConfig config;
@@ -39,6 +44,7 @@ final class ModelState {
     private final boolean training;
     private final float[] floats = new float[CHUNK];
     private final byte[] bytes = new byte[4 * CHUNK];
+    private final Queue<Buffer> buffers = new ConcurrentLinkedQueue<>();
 
     /// @param dtype of the weights in the arenas
     /// @param training whether there are optimizer states
@@ -64,46 +70,51 @@ final class ModelState {
 
     /// Random initial weights, the same in every layout.
     void initialize(long seed) {
+        List<Runnable> parts = new ArrayList<>();
         forEachParameter((group, index) -> {
             Parameter parameter = group.parameters().get(index);
-            InitialWeights values = new InitialWeights(parameter, seed, CHUNK);
-            long elements = parameter.elements();
-            for (long done = 0; done < elements; done += CHUNK) {
-                int count = (int) Math.min(CHUNK, elements - done);
-                System.arraycopy(values.next(done), 0, floats, 0, count);
-                writeWeights(group, group.offsets().get(index) + done, count);
-            }
+            InitialWeights values = new InitialWeights(parameter, seed);
+            long start = group.offsets().get(index);
+            inParts(parts, parameter.elements(), (first, count, buffer) -> {
+                values.fill(first, count, buffer.floats);
+                writeWeights(group, start + first, count, buffer);
+            });
         });
+        run(parts);
     }
 
     /// Weights from a model's directory. Throws [UserException] where a tensor is missing or has another
     /// shape.
     void load(ModelWeights weights) {
+        List<Runnable> parts = new ArrayList<>();
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
-                copyIn(weights, part.name(), part, (first, count) -> {
-                    writeWeights(group, position(group, index, part) + first, count);
+                copyIn(parts, weights, part.name(), part, (first, count, buffer) -> {
+                    writeWeights(group, position(group, index, part) + first, count, buffer);
                 });
             }
         });
+        run(parts);
     }
 
     /// Optimizer states from a checkpoint; the weights are rounded from the masters.
     void loadOptimizer(ModelWeights states) {
+        List<Runnable> parts = new ArrayList<>();
         forEachParameter((group, index) -> {
             for (HuggingFaceNames.Part part : parts(group, index)) {
                 for (String state : STATES) {
-                    copyIn(states, part.name() + "." + state, part, (first, count) -> {
+                    copyIn(parts, states, part.name() + "." + state, part, (first, count, buffer) -> {
                         long at = position(group, index, part) + first;
                         if (state.equals("master")) {
-                            writeWeights(group, at, count);
+                            writeWeights(group, at, count, buffer);
                         } else {
-                            writeSharded(state, group, at, count);
+                            writeSharded(state, group, at, count, buffer);
                         }
                     });
                 }
             }
         });
+        run(parts);
     }
 
     /// Writes the weights, from the masters, as `model.safetensors` or its shards.
@@ -188,47 +199,78 @@ final class ModelState {
                 + part.firstRow() * (parameter.elements() / parameter.shape().size(0));
     }
 
-    private interface Chunk {
-        /// `count` elements from `first` on are in `floats`.
-        void write(long first, int count);
+    private interface Part {
+        /// Elements `first` … `first + count` of a tensor, by way of a buffer that no other thread uses.
+        void move(long first, int count, Buffer buffer);
     }
 
-    private void copyIn(ModelWeights files, String name, HuggingFaceNames.Part part, Chunk chunk) {
+    /// What a thread needs to make or convert a part.
+    private static final class Buffer {
+        private final float[] floats = new float[PART];
+        private final byte[] bytes = new byte[4 * PART];
+
+        /// The first floats as elements of a dtype.
+        MemorySegment stored(int count, DType dtype) {
+            MemorySegment stored = MemorySegment.ofArray(bytes).asSlice(0, (long) count * dtype.bytes());
+            Floats.store(floats, count, dtype, stored);
+            return stored;
+        }
+    }
+
+    private void inParts(List<Runnable> parts, long elements, Part action) {
+        for (long done = 0; done < elements; done += PART) {
+            long first = done;
+            int count = (int) Math.min(PART, elements - done);
+            parts.add(() -> {
+                Buffer buffer = Objects.requireNonNullElseGet(buffers.poll(), Buffer::new);
+                action.move(first, count, buffer);
+                buffers.add(buffer);
+            });
+        }
+    }
+
+    /// Runs parts on all cores, and drops the buffers.
+    private void run(List<Runnable> parts) {
+        parts.parallelStream().forEach(Runnable::run);
+        buffers.clear();
+    }
+
+    private void copyIn(
+            List<Runnable> parts, ModelWeights files, String name, HuggingFaceNames.Part part, Part action) {
         SafetensorsTensor tensor = files.tensor(name);
         if (!tensor.shape().equals(part.shape()) || !tensor.dtype().isFloating()) {
             throw new UserException("Tensor " + name + " is " + tensor.dtype() + tensor.shape() + " in "
                     + files.file(name) + ", but config.json makes it " + part.shape()
                     + ": weights and config.json belong to different models.");
         }
-        long elements = part.shape().elements();
         int size = tensor.dtype().bytes();
-        for (long done = 0; done < elements; done += CHUNK) {
-            int count = (int) Math.min(CHUNK, elements - done);
-            Floats.load(tensor.data().asSlice(done * size, (long) count * size), tensor.dtype(), count, floats);
-            chunk.write(done, count);
-        }
+        inParts(parts, part.shape().elements(), (first, count, buffer) -> {
+            Floats.load(tensor.data().asSlice(first * size, (long) count * size), tensor.dtype(), count, buffer.floats);
+            action.move(first, count, buffer);
+        });
     }
 
-    /// Writes `floats` to masters and, rounded, to weights, on every rank.
-    private void writeWeights(ParameterGroup group, long first, int count) {
+    /// Writes a buffer's floats to masters and, rounded, to weights, on every rank.
+    private void writeWeights(ParameterGroup group, long first, int count, Buffer buffer) {
         if (training) {
-            writeSharded("master", group, first, count);
+            writeSharded("master", group, first, count, buffer);
         }
-        MemorySegment rounded = MemorySegment.ofArray(bytes).asSlice(0, (long) count * dtype.bytes());
-        Floats.store(floats, count, dtype, rounded);
+        MemorySegment rounded = buffer.stored(count, dtype);
         for (int rank = 0; rank < engine.worldSize(); rank++) {
             engine.write(rank, "weights:" + group.name(), first, rounded);
         }
     }
 
-    private void writeSharded(String state, ParameterGroup group, long first, int count) {
-        Floats.store(floats, count, held(state, group), MemorySegment.ofArray(bytes));
-        forEachShard(state, group, first, count, engine::write);
+    private void writeSharded(String state, ParameterGroup group, long first, int count, Buffer buffer) {
+        DType held = held(state, group);
+        MemorySegment stored = held == DType.F32 ? MemorySegment.ofArray(buffer.floats) : buffer.stored(count, held);
+        forEachShard(state, group, first, count, stored, engine::write);
     }
 
     private void readSharded(String state, ParameterGroup group, long first, int count) {
-        forEachShard(state, group, first, count, engine::read);
-        Floats.load(MemorySegment.ofArray(bytes), held(state, group), count, floats);
+        MemorySegment stored = MemorySegment.ofArray(bytes);
+        forEachShard(state, group, first, count, stored, engine::read);
+        Floats.load(stored, held(state, group), count, floats);
     }
 
     /// The dtype of a state in the arenas.
@@ -243,7 +285,10 @@ final class ModelState {
 
     /// Visits the parts of elements first … first + count that each rank holds, all of them on every rank
     /// where the state is not sharded.
-    private void forEachShard(String state, ParameterGroup group, long first, int count, Move move) {
+    ///
+    /// @param elements where they are, or are to be
+    private void forEachShard(
+            String state, ParameterGroup group, long first, int count, MemorySegment elements, Move move) {
         for (int rank = 0; rank < engine.worldSize(); rank++) {
             String tensor = state + ":" + group.name();
             long held = engine.elements(rank, tensor);
@@ -252,7 +297,7 @@ final class ModelState {
             long to = Math.min(first + count, start + held);
             if (from < to) {
                 long size = held(state, group).bytes();
-                MemorySegment part = MemorySegment.ofArray(bytes).asSlice(size * (from - first), size * (to - from));
+                MemorySegment part = elements.asSlice(size * (from - first), size * (to - from));
                 move.move(rank, tensor, from - start, part);
             }
         }

@@ -7,11 +7,10 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
-import java.util.Collections;
-import java.util.Comparator;
 import java.util.Deque;
 import java.util.List;
 import java.util.Locale;
+import java.util.concurrent.CompletableFuture;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
@@ -30,6 +29,7 @@ import troika.plan.ProgramJson;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
@@ -48,6 +48,7 @@ import troika.train.engine.NonFinite;
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
     private static final String EVALUATE = "evaluate";
+    private static final long LOOK_NANOS = 1_000_000_000;
 
     private final TrainingOptions options;
     private final TrainingListener listener;
@@ -55,6 +56,7 @@ final class Run implements AutoCloseable {
     private final ModelSource source;
     private final ModelConfig config;
     private final RunData data;
+    private final CompletableFuture<List<Device>> opening;
     private final List<Device> devices;
     private final Model model;
     private final MemoryPlan memory;
@@ -63,6 +65,7 @@ final class Run implements AutoCloseable {
     private final Feed feed;
     private final MemorySegment report;
     private final int train;
+    /// -1 where there is nothing to evaluate on.
     private final int evaluate;
     private final long totalSteps;
     private final Schedule schedule;
@@ -70,6 +73,10 @@ final class Run implements AutoCloseable {
     /// Of them, those that updated nothing.
     private long skipped;
     private LossScaler scaler;
+    /// The most that was seen on any device, and when it was last looked at.
+    private long memoryBytes;
+
+    private long lookedAtMemory;
     private BatchCursor cursor = BatchCursor.START;
     private long savedStep = -1;
     /// What to close, the last one first.
@@ -87,6 +94,8 @@ final class Run implements AutoCloseable {
             opened.push(source.tokenizer()::close);
             config = source.config();
             check();
+            opening = DeviceFinder.opening(options.devices(), options.deterministic());
+            opened.push(() -> DeviceFinder.close(opening));
             if (checkpoint != null) {
                 Checkpoints.verify(checkpoint);
                 checkSameModel(checkpoint);
@@ -109,15 +118,18 @@ final class Run implements AutoCloseable {
             }
             schedule = options.schedule(totalSteps);
             model = DeepSeekLlm.of(config, options.sequenceLength());
-            devices = DeviceFinder.open(options.devices(), options.deterministic());
-            opened.push(() -> devices.forEach(Device::close));
-            TrainingPlan plan = new Compiler(model, Layout.dataParallel(options.ranks()), planOptions()).training();
+            PlanOptions planOptions = planOptions();
+            TrainingPlan plan = plan(planOptions);
             dump(plan);
-            memory = Collections.max(plan.memory(), Comparator.comparingLong(MemoryPlan::total));
-            engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices);
+            memory = MemoryFit.largest(plan);
+            devices = DeviceFinder.join(opening);
+            new MemoryFit(planOptions, options.ranks(), this::plan).check(plan, devices);
+            boolean evaluates = data.evaluation() != null;
+            engine = Engine.inProcess(
+                    evaluates ? List.of(plan.train(), plan.evaluate()) : List.of(plan.train()), devices);
             opened.push(engine::close);
             train = engine.program(TRAIN);
-            evaluate = engine.program(EVALUATE);
+            evaluate = evaluates ? engine.program(EVALUATE) : -1;
             // Both programs upload from and report to the same host tensors.
             feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
             report = engine.host(0, train, "host report");
@@ -154,7 +166,12 @@ final class Run implements AutoCloseable {
         }
     }
 
+    private TrainingPlan plan(PlanOptions planOptions) {
+        return new Compiler(model, Layout.dataParallel(options.ranks()), planOptions).training();
+    }
+
     private PlanOptions planOptions() {
+        DeviceNeeds needs = DeviceFinder.needs(options.devices());
         return new PlanOptions(
                 options.dtype(),
                 options.sequenceLength(),
@@ -170,8 +187,8 @@ final class Run implements AutoCloseable {
                 (float) options.adamEpsilon(),
                 (float) options.weightDecay(),
                 (float) options.maxGradNorm(),
-                devices.getFirst().workspaceBytes(),
-                devices.getFirst().logitsAtATime());
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
     }
 
     private void dump(TrainingPlan plan) {
@@ -240,6 +257,9 @@ final class Run implements AutoCloseable {
         while (step < totalSteps && !cancelled.getAsBoolean()) {
             long epoch = cursor.epoch();
             StepMetrics metrics = step();
+            if (tokens == 0) {
+                checkMemory();
+            }
             if (!metrics.skipped()) {
                 loss = metrics.loss();
             }
@@ -266,7 +286,7 @@ final class Run implements AutoCloseable {
             save();
         }
         Path result = stopped ? Checkpoints.directory(directory.root(), step) : saveModel();
-        TrainingResult outcome = new TrainingResult(step, loss, evaluationLoss, rate, result, stopped);
+        TrainingResult outcome = new TrainingResult(step, loss, evaluationLoss, rate, memoryBytes, result, stopped);
         listener.onEnd(outcome);
         return outcome;
     }
@@ -302,10 +322,43 @@ final class Run implements AutoCloseable {
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
         double seconds = (System.nanoTime() - began) / 1e9;
+        lookAtMemory();
         double epoch = cursor.epoch()
                 + (double) cursor.nextSample() / (double) data.training().samplesPerEpoch();
         return new StepMetrics(
-                step, loss, norm, rate, tokens, (double) tokens / seconds, seconds, epoch, overflow, scale);
+                step,
+                loss,
+                norm,
+                rate,
+                tokens,
+                (double) tokens / seconds,
+                seconds,
+                epoch,
+                memoryBytes,
+                overflow,
+                scale);
+    }
+
+    /// Says where the driver and its libraries take more than was counted on.
+    private void checkMemory() {
+        for (int rank = 0; rank < devices.size(); rank++) {
+            Device device = devices.get(rank);
+            String excess = MemoryFit.excess(engine.arenaBytes(rank), device.name(), device.memory());
+            if (excess != null) {
+                listener.onMessage(excess);
+            }
+        }
+    }
+
+    /// Now and then, as it may take as long as a short step.
+    private void lookAtMemory() {
+        long now = System.nanoTime();
+        if (memoryBytes == 0 || now - lookedAtMemory > LOOK_NANOS) {
+            lookedAtMemory = now;
+            for (Device device : devices) {
+                memoryBytes = Math.max(memoryBytes, device.memory().used());
+            }
+        }
     }
 
     private UserException stopped(double loss, float norm) {

@@ -129,6 +129,7 @@ final class RunDirectory implements AutoCloseable {
         line.put("tokens_per_second", step.tokensPerSecond());
         line.put("seconds", step.seconds());
         line.put("epoch", step.epoch());
+        line.put("memory_bytes", step.memoryBytes());
         if (step.lossScale() != 1) {
             line.put("loss_scale", step.lossScale());
         }

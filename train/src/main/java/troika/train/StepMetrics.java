@@ -12,6 +12,8 @@ import java.math.BigDecimal;
 /// @param tokensPerSecond of the step
 /// @param seconds that the step took
 /// @param epoch passes over the data so far
+/// @param memoryBytes the most memory of a device, or of main memory on the CPU, that this process was seen to
+/// hold so far
 /// @param skipped whether nothing was updated, because gradients overflowed at this loss scale (fp16)
 /// @param lossScale that the step's loss was multiplied by; 1 where losses are not scaled
 public record StepMetrics(
@@ -23,6 +25,7 @@ public record StepMetrics(
         double tokensPerSecond,
         double seconds,
         double epoch,
+        long memoryBytes,
         boolean skipped,
         double lossScale) {
     /// The loss scale in digits: most are powers of 2.

@@ -123,10 +123,10 @@ public final class Runs {
         return trainer[0].train();
     }
 
-    /// metrics.jsonl without timings.
+    /// metrics.jsonl without timings and sizes.
     public static List<String> metrics(Path output) throws IOException {
         return Files.readAllLines(output.resolve("metrics.jsonl")).stream()
-                .map(line -> line.replaceAll("\"(tokens_per_second|seconds)\":[^,}]*,?", ""))
+                .map(line -> line.replaceAll("\"(tokens_per_second|seconds|memory_bytes)\":[^,}]*,?", ""))
                 .toList();
     }
 

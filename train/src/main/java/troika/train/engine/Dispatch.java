@@ -22,12 +22,6 @@ final class Dispatch {
         this.tensors = tensors;
     }
 
-    void calls(Stream stream, List<Call> calls) {
-        for (Call call : calls) {
-            call(stream, call);
-        }
-    }
-
     void call(Stream stream, Call call) {
         Arguments in = new Arguments(call.inputs());
         Arguments out = new Arguments(call.outputs());

@@ -13,6 +13,7 @@ import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceException;
 import troika.tensor.Shape;
 import troika.tensor.Tensor;
 
@@ -23,6 +24,10 @@ import troika.tensor.Tensor;
 /// tensors can be read and written by name. The Engine knows nothing of models or optimizers: whatever
 /// programs it is given, it runs.
 public final class Engine implements AutoCloseable {
+    /// The system property that, set to true, has every call waited for, so that a failure of the device names
+    /// the call. It makes steps slower.
+    public static final String CHECK_PROPERTY = "troika.cuda.check";
+
     private final List<StepProgram> programs;
     private final List<Device> devices;
     private final List<Communicator> communicators;
@@ -35,7 +40,7 @@ public final class Engine implements AutoCloseable {
     /// @param programs that share their ranks' arenas
     /// @param devices by rank, which the Engine does not close
     public static Engine inProcess(List<StepProgram> programs, List<Device> devices) {
-        return new Engine(programs, devices, InProcessGroup.create(devices.size()), true);
+        return new Engine(programs, devices, InProcessGroup.create(devices.size()), !Boolean.getBoolean(CHECK_PROPERTY));
     }
 
     /// @param communicators by rank
@@ -220,7 +225,7 @@ public final class Engine implements AutoCloseable {
         for (Rank rank : ranks) {
             Throwable own = rank.failure;
             // The first cause, rather than another rank's news of it.
-            if (own != null && (failure == null || own.getCause() == null)) {
+            if (own != null && (failure == null || own.getCause() == null || own instanceof DeviceException)) {
                 failure = own;
             }
         }
@@ -300,12 +305,27 @@ public final class Engine implements AutoCloseable {
                     if (failure == null) {
                         work();
                     }
+                } catch (DeviceException e) {
+                    failure = located(e);
+                    communicators.forEach(communicator -> communicator.abort(e));
                 } catch (Throwable e) {
                     failure = e;
                     communicators.forEach(communicator -> communicator.abort(e));
                 }
                 finished.release();
             }
+        }
+
+        /// The failure, with where the rank was if work that was launched before has failed.
+        private DeviceException located(DeviceException e) {
+            String where = executor == null || job == Job.INSPECT ? "" : executor.where();
+            return where.isEmpty()
+                    ? e
+                    : new DeviceException(
+                            e.getMessage() + "; the kernels of rank " + index + " stopped " + where
+                                    + "; to learn the call, run again with JAVA_TOOL_OPTIONS=-D" + CHECK_PROPERTY
+                                    + "=true",
+                            e);
         }
 
         private void work() {
@@ -317,7 +337,14 @@ public final class Engine implements AutoCloseable {
                             own.stream().mapToLong(RankProgram::hostBytes).max().orElse(0);
                     RankMemory memory =
                             new RankMemory(index, device, own.getFirst().deviceBytes(), host);
-                    executor = new RankExecutor(own, memory, device, communicators.get(index), capture);
+                    executor = new RankExecutor(
+                            own,
+                            programs.getFirst().blocks(),
+                            memory,
+                            device,
+                            communicators.get(index),
+                            capture,
+                            Boolean.getBoolean(CHECK_PROPERTY));
                 }
                 case EXECUTE -> executor().execute(program);
                 case DRAIN -> executor().drain();

@@ -13,6 +13,7 @@ import troika.plan.Instruction;
 import troika.plan.Lane;
 import troika.plan.RankProgram;
 import troika.tensor.Device;
+import troika.tensor.DeviceException;
 import troika.tensor.Event;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
@@ -30,10 +31,21 @@ final class RankExecutor implements AutoCloseable {
         private final List<Instruction> instructions;
         private final List<Segment> segments = new ArrayList<>();
         private final Dispatch dispatch;
+        private final Marks marks;
+        private final boolean checked;
         private final Event reported;
 
-        Prepared(RankProgram program, Dispatch dispatch, Map<Lane, Stream> lanes, Device device, boolean capture) {
+        Prepared(
+                RankProgram program,
+                Dispatch dispatch,
+                Marks marks,
+                Map<Lane, Stream> lanes,
+                Device device,
+                boolean capture,
+                boolean checked) {
             this.dispatch = dispatch;
+            this.marks = marks;
+            this.checked = checked;
             instructions = program.instructions();
             @Nullable Event[] done = new Event[instructions.size()];
             int report = -1;
@@ -69,7 +81,14 @@ final class RankExecutor implements AutoCloseable {
             Stream.@Nullable Graph graph = null;
             if (capture) {
                 stream.beginCapture();
-                run.forEach(instruction -> dispatch.calls(stream, instruction.calls()));
+                for (Instruction instruction : run) {
+                    for (Call call : instruction.calls()) {
+                        call(stream, instruction, call);
+                    }
+                    if (marks.follows(instruction)) {
+                        stream.mark(marks.number(instruction));
+                    }
+                }
                 graph = stream.endCapture();
             }
             for (Instruction instruction : run) {
@@ -79,6 +98,19 @@ final class RankExecutor implements AutoCloseable {
                 }
             }
             return new Segment(run, stream, waits.toArray(Event[]::new), graph, records.toArray(Event[]::new));
+        }
+
+        /// Dispatches a call; a failure that shows at once, or is waited for, is this call's.
+        private void call(Stream stream, Instruction instruction, Call call) {
+            try {
+                dispatch.call(stream, call);
+                if (checked) {
+                    stream.synchronize();
+                }
+            } catch (DeviceException e) {
+                throw new DeviceException(
+                        e.getMessage() + ", in " + marks.name(instruction) + ", at " + marks.call(call), e);
+            }
         }
 
         private static Event present(@Nullable Event event) {
@@ -98,7 +130,9 @@ final class RankExecutor implements AutoCloseable {
                     stream.launch(segment.graph);
                 } else {
                     for (Instruction instruction : segment.instructions) {
-                        dispatch.calls(stream, instruction.calls());
+                        for (Call call : instruction.calls()) {
+                            call(stream, instruction, call);
+                        }
                     }
                 }
                 for (Event event : segment.records) {
@@ -167,8 +201,16 @@ final class RankExecutor implements AutoCloseable {
 
     /// @param capture whether instructions are captured once and then launched, rather than dispatched
     /// each time
+    /// @param blocks names
+    /// @param checked whether each call that is dispatched is waited for; needs `capture` to be false
     RankExecutor(
-            List<RankProgram> programs, RankMemory memory, Device device, Communicator communicator, boolean capture) {
+            List<RankProgram> programs,
+            List<String> blocks,
+            RankMemory memory,
+            Device device,
+            Communicator communicator,
+            boolean capture,
+            boolean checked) {
         this.memory = memory;
         Tensor workspace = memory.tensor(programs.getFirst().tensor("workspace:" + Lane.COMPUTE));
         for (Lane lane : Lane.values()) {
@@ -177,10 +219,13 @@ final class RankExecutor implements AutoCloseable {
             streams.put(lane, device.stream(name, lane == Lane.COMPUTE ? workspace : null));
         }
         this.programs = new Prepared[programs.size()];
+        int numbers = 0;
         for (int i = 0; i < this.programs.length; i++) {
             RankProgram program = programs.get(i);
             Dispatch dispatch = new Dispatch(device.kernels(), communicator, memory.tensors(program));
-            this.programs[i] = new Prepared(program, dispatch, streams, device, capture);
+            Marks marks = new Marks(program, blocks, numbers);
+            numbers += program.instructions().size();
+            this.programs[i] = new Prepared(program, dispatch, marks, streams, device, capture, checked);
         }
     }
 
@@ -200,6 +245,14 @@ final class RankExecutor implements AutoCloseable {
         }
         prepared.issue();
         prepared.reported.synchronize();
+    }
+
+    /// Where the rank's kernels were when a device failed that was asked only afterwards, in words.
+    String where() {
+        Prepared prepared = last;
+        return prepared == null || prepared.checked
+                ? ""
+                : prepared.marks.where(Lane.COMPUTE, stream(streams, Lane.COMPUTE).marked());
     }
 
     /// Waits until nothing is under way.

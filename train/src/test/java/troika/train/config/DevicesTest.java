@@ -9,6 +9,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.Finding;
 import troika.tensor.Presence;
@@ -25,6 +26,11 @@ class DevicesTest {
     private record Provider(String kind, Presence presence) implements DeviceProvider {
         @Override
         public List<Device> open(String specification, boolean deterministic) {
+            throw new UnsupportedOperationException();
+        }
+
+        @Override
+        public DeviceNeeds needs(String specification) {
             throw new UnsupportedOperationException();
         }
 

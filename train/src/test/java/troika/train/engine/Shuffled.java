@@ -130,7 +130,7 @@ final class Shuffled {
             outOfOrder++;
         }
         Stream stream = Objects.requireNonNull(streams.get(instruction.lane()));
-        dispatch.calls(stream, instruction.calls());
+        instruction.calls().forEach(call -> dispatch.call(stream, call));
         stream.synchronize();
         BitSet now = done.get(step);
         now.set(instruction.id());
