@@ -83,6 +83,7 @@ final class ProgressBar implements TrainingListener {
                 start.batchSequences(),
                 start.sequenceLength(),
                 bytes(start.arenaBytes())));
+        start.notes().forEach(this::say);
         say(memory(start.memory(), start.ranks()));
     }
 

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicLong;
 import org.junit.jupiter.api.Test;
@@ -28,7 +29,8 @@ class ProgressBarTest {
                     TensorSpec.Role.INPUTS, 1L << 19),
             1L << 18,
             1400L << 20);
-    private static final TrainingStart START = new TrainingStart(100, 5_260_000, 3, "cpu", 1L << 30, MEMORY, 256, 24);
+    private static final TrainingStart START =
+            new TrainingStart(100, 5_260_000, 3, "cpu", List.of("Attention is by hand."), 1L << 30, MEMORY, 256, 24);
 
     private final ByteArrayOutputStream bytes = new ByteArrayOutputStream();
     private final AtomicLong nanos = new AtomicLong(3_000_000_000L);
@@ -57,6 +59,7 @@ class ProgressBarTest {
         assertThat(shown().lines())
                 .containsExactly(
                         "5.26M parameters on 3 ranks of cpu; 100 steps of 24 sequences of 256 tokens; 1.0 GiB of arenas",
+                        "Attention is by hand.",
                         "memory of the largest rank, MiB:",
                         "  weights        10.0   master weights       5.0   moments      1200.0",
                         "  gradients      20.0   activations        100.0   workspace       1.0",

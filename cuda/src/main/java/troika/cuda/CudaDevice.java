@@ -282,6 +282,16 @@ final class CudaDevice implements Device {
     }
 
     @Override
+    public List<String> notes() {
+        return kernels.notes();
+    }
+
+    @Override
+    public Map<String, String> algorithms() {
+        return kernels.algorithms();
+    }
+
+    @Override
     public Kernels kernels() {
         return kernels;
     }

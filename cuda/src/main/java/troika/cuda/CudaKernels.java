@@ -1,5 +1,7 @@
 package troika.cuda;
 
+import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
 import troika.tensor.DType;
@@ -30,6 +32,14 @@ final class CudaKernels implements Kernels, AutoCloseable {
         this.device = device;
         products = new Products(device);
         attention = new Attention(device);
+    }
+
+    List<String> notes() {
+        return attention.notes();
+    }
+
+    Map<String, String> algorithms() {
+        return products.choices();
     }
 
     private CudaFunction function(String source, String kernel) {

@@ -1,6 +1,8 @@
 package troika.tensor;
 
 import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /// One rank's device: where its memory, streams and kernels come from. Several ranks may share one
@@ -32,6 +34,17 @@ public interface Device extends AutoCloseable {
     Event event();
 
     Kernels kernels();
+
+    /// How its kernels work where there is a choice, a sentence each, such as which attention runs; complete
+    /// when all has been captured.
+    default List<String> notes() {
+        return List.of();
+    }
+
+    /// The algorithm of each product so far, by product, in words; empty where there is no choice.
+    default Map<String, String> algorithms() {
+        return Map.of();
+    }
 
     /// Copies host bytes into a tensor, or a tensor into host bytes, synchronously; for loading, saving and diagnosis.
     void write(Tensor to, MemorySegment from);

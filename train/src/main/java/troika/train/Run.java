@@ -246,6 +246,7 @@ final class Run implements AutoCloseable {
                 model.parameterCount(),
                 engine.worldSize(),
                 devices.getFirst().name(),
+                devices.getFirst().notes(),
                 arenas,
                 memory,
                 options.sequenceLength(),
@@ -466,6 +467,9 @@ final class Run implements AutoCloseable {
         node.put("troika", "0.1.0");
         node.put("java", Runtime.version().toString());
         node.put("device", devices.getFirst().name());
+        devices.getFirst().notes().forEach(node.putArray("notes")::add);
+        ObjectNode algorithms = node.putObject("algorithms");
+        devices.getFirst().algorithms().forEach(algorithms::put);
         node.put("ranks", engine.worldSize());
         node.put("parameters", model.parameterCount());
         node.put("total_steps", totalSteps);

@@ -1,5 +1,6 @@
 package troika.train;
 
+import java.util.List;
 import troika.plan.MemoryPlan;
 
 /// What is known when a run starts.
@@ -8,6 +9,7 @@ import troika.plan.MemoryPlan;
 /// @param parameters of the model, tied ones counted once
 /// @param ranks that work data parallel
 /// @param device in words
+/// @param notes how the device's kernels work where there is a choice, a sentence each
 /// @param arenaBytes memory that all ranks hold together
 /// @param memory the device arena of the rank whose arena is the largest
 /// @param sequenceLength tokens of a sequence
@@ -17,7 +19,12 @@ public record TrainingStart(
         long parameters,
         int ranks,
         String device,
+        List<String> notes,
         long arenaBytes,
         MemoryPlan memory,
         long sequenceLength,
-        long batchSequences) {}
+        long batchSequences) {
+    public TrainingStart {
+        notes = List.copyOf(notes);
+    }
+}
