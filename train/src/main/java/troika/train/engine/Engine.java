@@ -40,7 +40,8 @@ public final class Engine implements AutoCloseable {
     /// @param programs that share their ranks' arenas
     /// @param devices by rank, which the Engine does not close
     public static Engine inProcess(List<StepProgram> programs, List<Device> devices) {
-        return new Engine(programs, devices, InProcessGroup.create(devices.size()), !Boolean.getBoolean(CHECK_PROPERTY));
+        return new Engine(
+                programs, devices, InProcessGroup.create(devices.size()), !Boolean.getBoolean(CHECK_PROPERTY));
     }
 
     /// @param communicators by rank

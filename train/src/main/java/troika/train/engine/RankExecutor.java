@@ -252,7 +252,8 @@ final class RankExecutor implements AutoCloseable {
         Prepared prepared = last;
         return prepared == null || prepared.checked
                 ? ""
-                : prepared.marks.where(Lane.COMPUTE, stream(streams, Lane.COMPUTE).marked());
+                : prepared.marks.where(
+                        Lane.COMPUTE, stream(streams, Lane.COMPUTE).marked());
     }
 
     /// Waits until nothing is under way.

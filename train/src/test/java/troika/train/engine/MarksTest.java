@@ -78,7 +78,9 @@ class MarksTest {
     @Test
     void withoutMarksItIsTheWholeStep() {
         Marks marks = new Marks(program(), List.of("layers.3"), FIRST);
-        assertThat(marks.where(Lane.COMPUTE, -1)).startsWith("between the beginning of FORWARD").contains("end of NORM");
+        assertThat(marks.where(Lane.COMPUTE, -1))
+                .startsWith("between the beginning of FORWARD")
+                .contains("end of NORM");
         assertThat(marks.where(Lane.DOWNLOAD, -1)).isEqualTo("outside the program");
     }
 
