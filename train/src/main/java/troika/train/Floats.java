@@ -4,7 +4,6 @@ import static java.lang.foreign.ValueLayout.JAVA_FLOAT_UNALIGNED;
 import static java.lang.foreign.ValueLayout.JAVA_SHORT_UNALIGNED;
 
 import java.lang.foreign.MemorySegment;
-import java.util.function.IntConsumer;
 import java.util.stream.IntStream;
 import troika.tensor.DType;
 
@@ -18,20 +17,31 @@ final class Floats {
     static void store(float[] from, int count, DType dtype, MemorySegment to) {
         switch (dtype) {
             case F32 -> MemorySegment.copy(from, 0, to, JAVA_FLOAT_UNALIGNED, 0, count);
-            case BF16 -> inPieces(count, i -> to.set(JAVA_SHORT_UNALIGNED, 2L * i, bf16(from[i])));
-            case F16 -> inPieces(count, i -> to.set(JAVA_SHORT_UNALIGNED, 2L * i, Float.floatToFloat16(from[i])));
+            case BF16 ->
+                inPieces(count, (start, end) -> {
+                    for (int i = start; i < end; i++) {
+                        to.set(JAVA_SHORT_UNALIGNED, 2L * i, bf16(from[i]));
+                    }
+                });
+            case F16 ->
+                inPieces(count, (start, end) -> {
+                    for (int i = start; i < end; i++) {
+                        to.set(JAVA_SHORT_UNALIGNED, 2L * i, Float.floatToFloat16(from[i]));
+                    }
+                });
             case I32 -> throw new IllegalArgumentException("I32 holds no floats");
         }
     }
 
-    /// Calls the action with 0 … count − 1, pieces of them on several cores.
-    private static void inPieces(int count, IntConsumer action) {
-        IntStream.range(0, Math.ceilDiv(count, PIECE)).parallel().forEach(piece -> {
-            int end = Math.min(count, (piece + 1) * PIECE);
-            for (int i = piece * PIECE; i < end; i++) {
-                action.accept(i);
-            }
-        });
+    private interface Piece {
+        void store(int start, int end);
+    }
+
+    /// Stores 0 … count − 1, pieces of them on several cores.
+    private static void inPieces(int count, Piece action) {
+        IntStream.range(0, Math.ceilDiv(count, PIECE))
+                .parallel()
+                .forEach(piece -> action.store(piece * PIECE, Math.min(count, (piece + 1) * PIECE)));
     }
 
     /// Loads `count` elements.

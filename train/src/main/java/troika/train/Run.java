@@ -122,7 +122,10 @@ final class Run implements AutoCloseable {
             TrainingPlan plan = plan(planOptions);
             dump(plan);
             memory = MemoryFit.largest(plan);
+            // What need not wait for the devices is done before.
+            ObjectNode description = describe();
             devices = DeviceFinder.join(opening);
+            description.put("device", devices.getFirst().name());
             new MemoryFit(planOptions, options.ranks(), this::plan).check(plan, devices);
             boolean evaluates = data.evaluation() != null;
             engine = Engine.inProcess(
@@ -135,7 +138,10 @@ final class Run implements AutoCloseable {
             report = engine.host(0, train, "host report");
             state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
             loadWeights(checkpoint);
-            directory.start(describe(), step);
+            devices.getFirst().notes().forEach(description.putArray("notes")::add);
+            ObjectNode algorithms = description.putObject("algorithms");
+            devices.getFirst().algorithms().forEach(algorithms::put);
+            directory.start(description, step);
         } catch (RuntimeException | Error e) {
             close();
             throw e;
@@ -461,16 +467,13 @@ final class Run implements AutoCloseable {
         return new TrainerState(step, skipped, scaler, cursor, options.seed(), options.sequenceLength(), data.key());
     }
 
-    /// What run.json says.
+    /// What run.json says, but for the device, which may still be opening.
     private ObjectNode describe() {
         ObjectNode node = JsonFields.newObject();
         node.put("troika", "0.1.0");
         node.put("java", Runtime.version().toString());
-        node.put("device", devices.getFirst().name());
-        devices.getFirst().notes().forEach(node.putArray("notes")::add);
-        ObjectNode algorithms = node.putObject("algorithms");
-        devices.getFirst().algorithms().forEach(algorithms::put);
-        node.put("ranks", engine.worldSize());
+        node.put("device", "");
+        node.put("ranks", options.ranks());
         node.put("parameters", model.parameterCount());
         node.put("total_steps", totalSteps);
         ObjectNode resolved = node.putObject("options");
