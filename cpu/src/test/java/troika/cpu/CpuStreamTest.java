@@ -20,6 +20,7 @@ import troika.ffi.NativeMemory;
 import troika.tensor.AttentionShape;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.Event;
 import troika.tensor.Memory;
@@ -38,6 +39,36 @@ class CpuStreamTest {
         } catch (InterruptedException e) {
             throw new IllegalStateException(e);
         }
+    }
+
+    @Test
+    void marksAreReachedInOrderAndNotAfterAFailure() {
+        Device device = new CpuDeviceProvider().open("", true).getFirst();
+        try (Stream stream = device.stream("marks", null)) {
+            assertThat(stream.marked()).isEqualTo(-1);
+            stream.beginCapture();
+            stream.mark(3);
+            Stream.Graph graph = stream.endCapture();
+            stream.synchronize();
+            assertThat(stream.marked()).isEqualTo(-1);
+            stream.launch(graph);
+            stream.synchronize();
+            assertThat(stream.marked()).isEqualTo(3);
+            stream.enqueue(() -> {
+                throw new IllegalStateException("broken");
+            });
+            stream.mark(4);
+            assertThatThrownBy(stream::synchronize).hasMessageContaining("broken");
+            assertThat(stream.marked()).isEqualTo(3);
+        }
+    }
+
+    @Test
+    void needsAreTheDevices() {
+        CpuDeviceProvider provider = new CpuDeviceProvider();
+        Device device = provider.open("2", true).getFirst();
+        assertThat(provider.needs("2")).isEqualTo(new DeviceNeeds(device.workspaceBytes(), device.logitsAtATime()));
+        assertThat(device.memory().used()).isPositive();
     }
 
     @Test

@@ -24,9 +24,6 @@ public final class CudaDeviceProvider implements DeviceProvider {
     @Override
     public List<Device> open(String specification, boolean deterministic) {
         int ordinal = ordinal(specification);
-        requireDriver(CudaLibraries.driverVersion());
-        CudaLibraries.nvml();
-        CudaLibraries.loadAhead();
         requireUsable(ordinal);
         return List.of(new CudaDevice(ordinal, deterministic));
     }
@@ -60,6 +57,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     /// Throws [UserException] unless the card is there and all that it needs.
     private static void requireUsable(int ordinal) {
         requireDriver(CudaLibraries.driverVersion());
+        CudaLibraries.nvml();
+        CudaLibraries.loadAhead();
         try {
             Driver.init();
         } catch (CudaException e) {

@@ -10,6 +10,8 @@ import java.util.ServiceLoader;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
+import troika.tensor.DeviceMemory;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.UserException;
 
@@ -95,6 +97,20 @@ class CudaDeviceProviderTest {
         assertThat(KernelLoader.target(120, architectures).option()).isEqualTo("--gpu-architecture=compute_100");
         assertThat(KernelLoader.target(120, architectures).ptx()).isTrue();
         assertThatThrownBy(() -> KernelLoader.target(70, architectures)).hasMessageContaining("sm_70");
+    }
+
+    @Test
+    void memoryInUseIsNvmlsOrWhatHasGone() {
+        assertThat(CudaDevice.memory(5, 100, 70)).isEqualTo(new DeviceMemory(5, 70, CudaDevice.OVERHEAD_BYTES));
+        assertThat(CudaDevice.memory(0, 100, 70).used()).isEqualTo(30);
+        // Others have given some back meanwhile.
+        assertThat(CudaDevice.memory(0, 100, 120).used()).isZero();
+    }
+
+    @Test
+    void needsAreKnownWithoutACard() {
+        assertThat(new CudaDeviceProvider().needs("0"))
+                .isEqualTo(new DeviceNeeds(CudaDevice.WORKSPACE_BYTES, CudaDevice.LOGITS_AT_A_TIME));
     }
 
     @Test

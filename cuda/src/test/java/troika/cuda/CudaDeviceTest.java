@@ -8,6 +8,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.List;
 import java.util.SplittableRandom;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -15,6 +16,7 @@ import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.api.Timeout;
 import troika.ffi.NativeMemory;
 import troika.tensor.DType;
+import troika.tensor.DeviceMemory;
 import troika.tensor.Memory;
 import troika.tensor.Shape;
 import troika.tensor.Tensor;
@@ -225,5 +227,32 @@ class CudaDeviceTest {
         assertThatThrownBy(() -> Driver.moduleFunction(loaded, "absent"))
                 .hasMessageContaining("cuModuleGetFunction returned 500");
         Driver.moduleUnload(loaded);
+    }
+
+    @Test
+    void memoryInUseGrowsByWhatIsAllocated() {
+        long bytes = 1L << 30;
+        DeviceMemory before = device.memory();
+        Memory memory = device.allocate("m", bytes);
+        DeviceMemory after = device.memory();
+        device.free(memory);
+        assertThat(before.free() - after.free()).isBetween(bytes, bytes + (64L << 20));
+        assertThat(after.used() - before.used()).isBetween(bytes, bytes + (64L << 20));
+    }
+
+    @Test
+    void severalThreadsCopyAtATime() {
+        int bytes = 3 << 20;
+        Memory memory = device.allocate("m", 16L * bytes);
+        IntStream.range(0, 16).parallel().forEach(i -> {
+            byte[] data = random(bytes);
+            data[0] = (byte) i;
+            Tensor part = memory.tensor((long) i * bytes, DType.I32, Shape.of(bytes / 4));
+            device.write(part, MemorySegment.ofArray(data));
+            byte[] back = new byte[bytes];
+            device.read(part, MemorySegment.ofArray(back));
+            assertThat(back).isEqualTo(data);
+        });
+        device.free(memory);
     }
 }

@@ -68,6 +68,24 @@ class CudaStreamTest {
     }
 
     @Test
+    void marksAreReachedInOrderAlsoCaptured() {
+        try (CudaStream a = stream("a")) {
+            assertThat(a.marked()).isEqualTo(-1);
+            a.mark(3);
+            a.synchronize();
+            assertThat(a.marked()).isEqualTo(3);
+            a.beginCapture();
+            work(a);
+            a.mark(7);
+            Stream.Graph graph = a.endCapture();
+            assertThat(a.marked()).isEqualTo(3);
+            a.launch(graph);
+            a.synchronize();
+            assertThat(a.marked()).isEqualTo(7);
+        }
+    }
+
+    @Test
     void aStreamIsAQueueBesideTheOthers() {
         try (CudaStream a = stream("a");
                 CudaStream b = stream("b")) {
