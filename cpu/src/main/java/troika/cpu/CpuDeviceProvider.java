@@ -41,7 +41,7 @@ public final class CpuDeviceProvider implements DeviceProvider {
     }
 
     @Override
-    public DeviceNeeds needs(String specification) {
+    public DeviceNeeds needs(String specification, boolean deterministic) {
         return new DeviceNeeds(threads(ranks(specification)) * CpuDevice.SLOT_BYTES, CpuDevice.LOGITS_AT_A_TIME);
     }
 

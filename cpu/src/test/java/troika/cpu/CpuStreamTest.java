@@ -67,7 +67,8 @@ class CpuStreamTest {
     void needsAreTheDevices() {
         CpuDeviceProvider provider = new CpuDeviceProvider();
         Device device = provider.open("2", true).getFirst();
-        assertThat(provider.needs("2")).isEqualTo(new DeviceNeeds(device.workspaceBytes(), device.logitsAtATime()));
+        assertThat(provider.needs("2", true))
+                .isEqualTo(new DeviceNeeds(device.workspaceBytes(), device.logitsAtATime()));
         assertThat(device.memory().used()).isPositive();
     }
 

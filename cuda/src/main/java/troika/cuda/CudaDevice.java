@@ -27,9 +27,8 @@ final class CudaDevice implements Device {
     static final long OVERHEAD_BYTES = 1L << 30;
 
     // cuDNN's deterministic backward of attention needs memory that grows with the square of the sequence,
-    // and is cut in parts until it fits; many small parts are slow. Of a large card it gets more.
-    private static final long MOST_WORKSPACE_BYTES = 576L << 20;
-    private static final long CARDS_PART = 128;
+    // and is cut in parts until it fits; many small parts are slow.
+    private static final long DETERMINISTIC_WORKSPACE_BYTES = 576L << 20;
 
     private static final long PAGE = 4096;
 
@@ -251,11 +250,13 @@ final class CudaDevice implements Device {
         return new DeviceMemory(own > 0 ? own : Math.max(0, freeAtStart - free), free, OVERHEAD_BYTES);
     }
 
+    static long workspaceBytes(boolean deterministic) {
+        return deterministic ? DETERMINISTIC_WORKSPACE_BYTES : WORKSPACE_BYTES;
+    }
+
     @Override
     public long workspaceBytes() {
-        return deterministic
-                ? Math.clamp(totalBytes / CARDS_PART, WORKSPACE_BYTES, MOST_WORKSPACE_BYTES) / PAGE * PAGE
-                : WORKSPACE_BYTES;
+        return workspaceBytes(deterministic);
     }
 
     @Override

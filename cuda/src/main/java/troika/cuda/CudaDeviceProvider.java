@@ -29,8 +29,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     }
 
     @Override
-    public DeviceNeeds needs(String specification) {
-        return new DeviceNeeds(CudaDevice.WORKSPACE_BYTES, CudaDevice.LOGITS_AT_A_TIME);
+    public DeviceNeeds needs(String specification, boolean deterministic) {
+        return new DeviceNeeds(CudaDevice.workspaceBytes(deterministic), CudaDevice.LOGITS_AT_A_TIME);
     }
 
     @Override

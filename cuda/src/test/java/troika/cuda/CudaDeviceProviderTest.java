@@ -109,8 +109,8 @@ class CudaDeviceProviderTest {
 
     @Test
     void needsAreKnownWithoutACard() {
-        assertThat(new CudaDeviceProvider().needs("0"))
-                .isEqualTo(new DeviceNeeds(CudaDevice.WORKSPACE_BYTES, CudaDevice.LOGITS_AT_A_TIME));
+        assertThat(new CudaDeviceProvider().needs("0", true))
+                .isEqualTo(new DeviceNeeds(CudaDevice.workspaceBytes(true), CudaDevice.LOGITS_AT_A_TIME));
     }
 
     @Test

@@ -17,7 +17,7 @@ public interface DeviceProvider {
 
     /// What a plan for the devices of a specification must know of them. Quick, so that a plan can be made
     /// while they are opened; throws [UserException] where the specification is wrong.
-    DeviceNeeds needs(String specification);
+    DeviceNeeds needs(String specification, boolean deterministic);
 
     /// Whether devices of this kind can be used here, quickly answered; throws nothing.
     Presence presence();

@@ -34,9 +34,9 @@ final class DeviceFinder {
     }
 
     /// What a plan for these devices must know of them.
-    static DeviceNeeds needs(String text) {
+    static DeviceNeeds needs(String text, boolean deterministic) {
         Devices devices = Devices.of(text, _ -> {});
-        return provider(devices).needs(devices.specification());
+        return provider(devices).needs(devices.specification(), deterministic);
     }
 
     /// The devices, once they are open.

@@ -177,7 +177,7 @@ final class Run implements AutoCloseable {
     }
 
     private PlanOptions planOptions() {
-        DeviceNeeds needs = DeviceFinder.needs(options.devices());
+        DeviceNeeds needs = DeviceFinder.needs(options.devices(), options.deterministic());
         return new PlanOptions(
                 options.dtype(),
                 options.sequenceLength(),

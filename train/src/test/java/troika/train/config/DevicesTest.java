@@ -30,7 +30,7 @@ class DevicesTest {
         }
 
         @Override
-        public DeviceNeeds needs(String specification) {
+        public DeviceNeeds needs(String specification, boolean deterministic) {
             throw new UnsupportedOperationException();
         }
 

@@ -102,9 +102,11 @@ class MarksTest {
                 .hasMessageMatching("broken, in FORWARD of block layers\\.0, microbatch 0, at SwiGlu .* -> .*")
                 .satisfies(e -> {
                     // Where work is launched, its failure may be that of work before.
-                    assertThat(e.getMessage().contains("; the kernels of rank 0 stopped between the beginning of "))
+                    assertThat(String.valueOf(e.getMessage())
+                                    .contains("; the kernels of rank 0 stopped between the beginning of "))
                             .isEqualTo(!capture);
-                    assertThat(e.getMessage().endsWith("run again with JAVA_TOOL_OPTIONS=-Dtroika.cuda.check=true"))
+                    assertThat(String.valueOf(e.getMessage())
+                                    .endsWith("run again with JAVA_TOOL_OPTIONS=-Dtroika.cuda.check=true"))
                             .isEqualTo(!capture);
                 });
         devices.forEach(Device::close);
