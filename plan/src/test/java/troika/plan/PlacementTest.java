@@ -10,10 +10,13 @@ import net.jqwik.api.constraints.IntRange;
 import troika.tensor.DType;
 
 class PlacementTest {
-    /// A buffer at its place, from its first to its last use; one that lasts is always in use.
+    /// A buffer at its place, from its first to its last use; one that lasts is always in use, and one of no
+    /// bytes clashes with none.
     private record Placed(String name, boolean host, long start, long end, int first, int last) {
         boolean clashes(Placed other) {
-            return host == other.host
+            return start < end
+                    && other.start < other.end
+                    && host == other.host
                     && first <= other.last
                     && other.first <= last
                     && start < other.end
