@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Locale;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.cuda.AttentionKernels.Wanted;
@@ -34,7 +35,7 @@ final class Attention implements AutoCloseable {
     private final Set<String> notes = new LinkedHashSet<>();
     private final long cudnnVersion;
     private final boolean forcedOwn;
-    private @Nullable CudnnAttention cudnn;
+    private final @Nullable CudnnAttention cudnn;
     private boolean checked;
     private String checkRefusal = "";
 
@@ -47,6 +48,7 @@ final class Attention implements AutoCloseable {
         this.forcedOwn = forcedOwn;
         own = new AttentionKernels(device);
         cudnnVersion = CudaLibraries.cudnn() == null ? 0 : Cudnn.version();
+        cudnn = forcedOwn || cudnnVersion < OLDEST_CUDNN ? null : new CudnnAttention(device);
     }
 
     void attention(
@@ -174,12 +176,7 @@ final class Attention implements AutoCloseable {
     }
 
     private CudnnAttention cudnn() {
-        CudnnAttention present = cudnn;
-        if (present == null) {
-            present = new CudnnAttention(device);
-            cudnn = present;
-        }
-        return present;
+        return Objects.requireNonNull(cudnn, "cuDNN");
     }
 
     /// Why a cuDNN newer than those tried is not used, or empty; compared once, and the result kept on
@@ -199,7 +196,6 @@ final class Attention implements AutoCloseable {
     public synchronized void close() {
         if (cudnn != null) {
             cudnn.close();
-            cudnn = null;
         }
     }
 }
