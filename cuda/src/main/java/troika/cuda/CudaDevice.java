@@ -36,7 +36,7 @@ final class CudaDevice implements Device {
     private final DiskCache cache = DiskCache.ofUser();
     private final KernelLoader loader;
     private final Transfers transfers;
-    private final Kernels kernels;
+    private final CudaKernels kernels;
 
     /// What the driver returned, by the aligned address that others know.
     private final Map<Long, Allocation> allocations = new HashMap<>();
@@ -304,6 +304,7 @@ final class CudaDevice implements Device {
         closed = true;
         List.copyOf(streams).forEach(CudaStream::close);
         events.forEach(event -> release(event::close));
+        release(kernels::close);
         allocations.values().forEach(this::free);
         allocations.clear();
         transfers.close();

@@ -2,29 +2,183 @@ package troika.cuda;
 
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
+import troika.tensor.DType;
+import troika.tensor.KernelArguments;
 import troika.tensor.Kernels;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// Placeholder, which the kernels' own class replaces.
-final class CudaKernels implements Kernels {
+/// Checks the arguments of a kernel and enqueues it: products through cuBLASLt, attention in its own class, all else
+/// as kernels of the resources beside this class.
+///
+/// Kernels come in two kinds. One loads and stores 16 bytes a thread, for which every row must begin at a multiple of
+/// 16; the other, whose names end in `_any`, an element.
+final class CudaKernels implements Kernels, AutoCloseable {
+    private static final int WARP = 32;
+    private static final int VECTOR_BYTES = 16;
+
+    /// Threads of a block where their number does not matter otherwise.
+    private static final int BLOCK = 256;
+
+    private static final int MOST_THREADS = 1024;
+
+    private final CudaDevice device;
+    private final Products products;
+    private final Attention attention;
+
     CudaKernels(CudaDevice device) {
-        device.bind();
+        this.device = device;
+        products = new Products(device);
+        attention = new Attention(device);
+    }
+
+    private CudaFunction function(String source, String kernel) {
+        return device.function(source, kernel);
+    }
+
+    private static String suffix(DType dtype) {
+        return switch (dtype) {
+            case F32 -> "f32";
+            case BF16 -> "bf16";
+            case F16 -> "f16";
+            case I32 -> throw new IllegalArgumentException("I32 is not a compute dtype");
+        };
+    }
+
+    /// Whether all begin at a multiple of 16 bytes, and so do rows of `columns` elements, or parts of rows.
+    private static boolean vectors(long columns, @Nullable Tensor... tensors) {
+        for (Tensor tensor : tensors) {
+            if (tensor != null
+                    && (tensor.address() % VECTOR_BYTES != 0
+                            || columns * tensor.dtype().bytes() % VECTOR_BYTES != 0)) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    private static String suffix(DType dtype, boolean vectors) {
+        return suffix(dtype) + (vectors ? "" : "_any");
+    }
+
+    private static int packElements(DType dtype, boolean vectors) {
+        return vectors ? VECTOR_BYTES / dtype.bytes() : 1;
+    }
+
+    /// The threads of a row of which each has up to `each` packs: whole warps.
+    private static int rowThreads(long packs, int each, int most) {
+        return (int) Math.min(most, Math.ceilDiv(packs, (long) WARP * each) * WARP);
+    }
+
+    private static int columns(Tensor tensor) {
+        return Math.toIntExact(tensor.columns());
+    }
+
+    private static Long addressOrNull(@Nullable Tensor tensor) {
+        return tensor == null ? 0L : tensor.address();
+    }
+
+    private static Integer flag(boolean value) {
+        return value ? 1 : 0;
+    }
+
+    private static long workspace(CudaStream stream, long bytes) {
+        if (bytes > stream.workspaceBytes()) {
+            throw new IllegalArgumentException("a kernel needs " + bytes + " bytes of workspace on stream "
+                    + stream.name() + ", which has " + stream.workspaceBytes());
+        }
+        return stream.workspace();
     }
 
     @Override
     public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
-        throw new UnsupportedOperationException("embedding");
+        KernelArguments.embedding(tokens, table, out);
+        if (out.elements() == 0) {
+            return;
+        }
+        long rowBytes = out.columns() * out.dtype().bytes();
+        long alignment = rowBytes | table.address() | out.address();
+        int unit = alignment % VECTOR_BYTES == 0 ? VECTOR_BYTES : alignment % 4 == 0 ? 4 : 2;
+        int units = Math.toIntExact(rowBytes / unit);
+        int block = 128;
+        int threads = units <= WARP * 4 ? WARP : units <= WARP * 8 ? 2 * WARP : block;
+        function("embedding", "embedding_" + unit)
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(out.rows(), block / threads),
+                        block,
+                        0,
+                        tokens.address(),
+                        table.address(),
+                        out.address(),
+                        out.rows(),
+                        units,
+                        threads);
     }
 
     @Override
     public void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
-        throw new UnsupportedOperationException("embeddingBackward");
+        KernelArguments.embeddingBackward(tokens, gradOut, gradTable);
+        CudaStream cuda = (CudaStream) stream;
+        if (!accumulate) {
+            zero(stream, gradTable);
+        }
+        if (gradOut.elements() == 0) {
+            return;
+        }
+        int rows = Math.toIntExact(gradOut.rows());
+        long vocabularyBytes = 4 * gradTable.rows();
+        long places = workspace(cuda, 2 * vocabularyBytes);
+        long counts = places + vocabularyBytes;
+        Driver.memsetD8Async(places, (byte) 0, 2 * vocabularyBytes, cuda.handle());
+        function("embedding", "count_tokens")
+                .launch(cuda, Math.ceilDiv(rows, BLOCK), BLOCK, 0, tokens.address(), rows, places, counts);
+        boolean vectors = vectors(gradOut.columns(), gradOut, gradTable);
+        long packs = gradOut.columns() / packElements(gradOut.dtype(), vectors);
+        // Enough threads to look for tokens, also where rows are short.
+        int block = Math.max(128, rowThreads(packs, 1, BLOCK));
+        function("embedding", "embedding_backward_" + suffix(gradOut.dtype(), vectors))
+                .launch(
+                        cuda,
+                        rows,
+                        Math.ceilDiv(packs, block),
+                        1L,
+                        block,
+                        0,
+                        tokens.address(),
+                        places,
+                        counts,
+                        gradOut.address(),
+                        gradTable.address(),
+                        rows,
+                        columns(gradOut),
+                        flag(accumulate));
     }
 
     @Override
     public void rmsNorm(Stream stream, Tensor x, Tensor weight, float epsilon, Tensor out, Tensor rstd) {
-        throw new UnsupportedOperationException("rmsNorm");
+        KernelArguments.rmsNorm(x, weight, out, rstd);
+        if (x.elements() == 0) {
+            return;
+        }
+        boolean vectors = vectors(x.columns(), x, weight, out);
+        int threads = rowThreads(x.columns() / packElements(x.dtype(), vectors), 8, MOST_THREADS);
+        // Several rows a block, of a warp each.
+        int block = threads == WARP ? 4 * WARP : threads;
+        function("norm", "rms_norm_" + suffix(x.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(x.rows(), block / threads),
+                        block,
+                        0,
+                        x.address(),
+                        weight.address(),
+                        epsilon,
+                        out.address(),
+                        rstd.address(),
+                        x.rows(),
+                        columns(x),
+                        threads);
     }
 
     @Override
@@ -39,34 +193,108 @@ final class CudaKernels implements Kernels {
             Tensor gradWeight,
             @Nullable Tensor out,
             boolean accumulate) {
-        throw new UnsupportedOperationException("rmsNormBackward");
+        KernelArguments.rmsNormBackward(gradOut, x, weight, rstd, residual, gradX, gradWeight, out);
+        CudaStream cuda = (CudaStream) stream;
+        int rows = Math.toIntExact(x.rows());
+        int columns = columns(x);
+        if (columns == 0) {
+            return;
+        }
+        boolean vectors = vectors(columns, gradOut, x, weight, residual, gradX, out);
+        long packs = columns / packElements(x.dtype(), vectors);
+        int threads = rowThreads(packs, vectors ? 1 : 4, MOST_THREADS);
+        // Longer rows than a block can keep in registers have kernels of their own.
+        boolean wide = packs > (long) MOST_THREADS * (vectors ? 1 : 4);
+        if (wide) {
+            threads = 512;
+        }
+        int groups = Math.max(1, 512 / threads);
+        int block = groups * threads;
+        // All blocks run at once, each through its share of the rows.
+        int blocks = Math.min(device.multiprocessors() * (block > 512 ? 1 : 2), Math.ceilDiv(rows, groups));
+        long partials = workspace(cuda, 4L * blocks * columns);
+        if (blocks > 0) {
+            function("norm", "rms_norm_backward_" + suffix(x.dtype(), vectors) + (wide ? "_wide" : ""))
+                    .launch(
+                            cuda,
+                            blocks,
+                            block,
+                            groups > 1 ? 4 * columns : 0,
+                            gradOut.address(),
+                            x.address(),
+                            weight.address(),
+                            rstd.address(),
+                            addressOrNull(residual),
+                            gradX.address(),
+                            partials,
+                            addressOrNull(out),
+                            rows,
+                            columns,
+                            threads);
+        }
+        function("norm", "sum_partials")
+                .launch(
+                        cuda,
+                        Math.ceilDiv(columns, WARP),
+                        MOST_THREADS,
+                        0,
+                        partials,
+                        blocks,
+                        columns,
+                        gradWeight.address(),
+                        flag(accumulate));
     }
 
     @Override
     public void linear(Stream stream, Tensor x, Tensor weight, @Nullable Tensor residual, Tensor out) {
-        throw new UnsupportedOperationException("linear");
+        KernelArguments.linear(x, weight, residual, out);
+        products.linear((CudaStream) stream, x, weight, residual, out);
     }
 
     @Override
     public void linearBackwardInput(Stream stream, Tensor gradOut, Tensor weight, Tensor gradX) {
-        throw new UnsupportedOperationException("linearBackwardInput");
+        KernelArguments.linearBackwardInput(gradOut, weight, gradX);
+        products.linearBackwardInput((CudaStream) stream, gradOut, weight, gradX);
     }
 
     @Override
     public void linearBackwardWeight(Stream stream, Tensor gradOut, Tensor x, Tensor gradWeight, boolean accumulate) {
-        throw new UnsupportedOperationException("linearBackwardWeight");
+        KernelArguments.linearBackwardWeight(gradOut, x, gradWeight);
+        products.linearBackwardWeight((CudaStream) stream, gradOut, x, gradWeight, accumulate);
     }
 
     @Override
     public void rope(
             Stream stream, Tensor x, Tensor positions, Tensor table, int heads, int headSize, boolean inverse) {
-        throw new UnsupportedOperationException("rope");
+        KernelArguments.rope(x, positions, table, heads, headSize);
+        int half = headSize / 2;
+        if (x.rows() == 0 || heads == 0 || half == 0) {
+            return;
+        }
+        boolean vectors = vectors(half, x, table) && vectors(x.columns(), x);
+        // A thread has a pack of pairs of four heads.
+        long threads = x.rows() * (half / packElements(x.dtype(), vectors)) * Math.ceilDiv(heads, 4);
+        function("elementwise", "rope_" + suffix(x.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(threads, BLOCK),
+                        BLOCK,
+                        0,
+                        x.address(),
+                        positions.address(),
+                        table.address(),
+                        x.rows(),
+                        columns(x),
+                        heads,
+                        half,
+                        inverse ? -1f : 1f);
     }
 
     @Override
     public void attention(
             Stream stream, AttentionShape shape, Tensor qkv, Tensor positions, Tensor out, Tensor logSumExp) {
-        throw new UnsupportedOperationException("attention");
+        KernelArguments.attention(shape, qkv, positions, out, logSumExp);
+        attention.attention((CudaStream) stream, shape, qkv, positions, out, logSumExp);
     }
 
     @Override
@@ -79,23 +307,59 @@ final class CudaKernels implements Kernels {
             Tensor out,
             Tensor logSumExp,
             Tensor gradQkv) {
-        throw new UnsupportedOperationException("attentionBackward");
+        KernelArguments.attentionBackward(shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
+        attention.attentionBackward((CudaStream) stream, shape, gradOut, qkv, positions, out, logSumExp, gradQkv);
     }
 
     @Override
     public void attentionDecode(
             Stream stream, AttentionShape shape, Tensor qkv, Tensor position, Tensor keys, Tensor values, Tensor out) {
-        throw new UnsupportedOperationException("attentionDecode");
+        KernelArguments.attentionDecode(shape, qkv, position, keys, values, out);
+        attention.attentionDecode((CudaStream) stream, shape, qkv, position, keys, values, out);
     }
 
     @Override
     public void swiglu(Stream stream, Tensor gateUp, Tensor out) {
-        throw new UnsupportedOperationException("swiglu");
+        KernelArguments.swiglu(gateUp, out);
+        if (out.elements() == 0) {
+            return;
+        }
+        boolean vectors = vectors(out.columns(), gateUp, out);
+        function("elementwise", "swiglu_" + suffix(out.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        twoPacksAThread(out, vectors),
+                        BLOCK,
+                        0,
+                        gateUp.address(),
+                        out.address(),
+                        out.rows(),
+                        columns(out));
+    }
+
+    private static long twoPacksAThread(Tensor tensor, boolean vectors) {
+        return Math.ceilDiv(tensor.elements() / packElements(tensor.dtype(), vectors), 2 * BLOCK);
     }
 
     @Override
     public void swigluBackward(Stream stream, Tensor gradOut, Tensor gateUp, Tensor gradGateUp, @Nullable Tensor out) {
-        throw new UnsupportedOperationException("swigluBackward");
+        KernelArguments.swigluBackward(gradOut, gateUp, gradGateUp, out);
+        if (gradOut.elements() == 0) {
+            return;
+        }
+        boolean vectors = vectors(gradOut.columns(), gradOut, gateUp, gradGateUp, out);
+        function("elementwise", "swiglu_backward_" + suffix(gradOut.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        twoPacksAThread(gradOut, vectors),
+                        BLOCK,
+                        0,
+                        gradOut.address(),
+                        gateUp.address(),
+                        gradGateUp.address(),
+                        addressOrNull(out),
+                        gradOut.rows(),
+                        columns(gradOut));
     }
 
     @Override
@@ -107,17 +371,62 @@ final class CudaKernels implements Kernels {
             Tensor loss,
             boolean gradient,
             boolean accumulate) {
-        throw new UnsupportedOperationException("crossEntropy");
+        KernelArguments.crossEntropy(logits, labels, scale, loss);
+        CudaStream cuda = (CudaStream) stream;
+        int rows = Math.toIntExact(logits.rows());
+        long losses = workspace(cuda, 4L * rows);
+        if (rows > 0) {
+            long packs = logits.columns() * logits.dtype().bytes() / VECTOR_BYTES;
+            int block = packs <= 512 ? 128 : packs <= 2048 ? BLOCK : packs <= 6144 ? 512 : MOST_THREADS;
+            // The kernel has a little shared memory of its own beside the row.
+            boolean stored = packs * VECTOR_BYTES <= device.sharedMemoryPerBlock() - 1024;
+            function("loss", "cross_entropy_" + suffix(logits.dtype()))
+                    .launch(
+                            cuda,
+                            rows,
+                            block,
+                            stored && gradient ? (int) packs * VECTOR_BYTES : 0,
+                            logits.address(),
+                            labels.address(),
+                            scale.address(),
+                            losses,
+                            columns(logits),
+                            flag(gradient),
+                            flag(stored && gradient));
+        }
+        function("loss", "sum_losses")
+                .launch(cuda, 1, MOST_THREADS, 0, losses, rows, scale.address(), loss.address(), flag(accumulate));
     }
 
     @Override
     public void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate) {
-        throw new UnsupportedOperationException("sumSquares");
+        KernelArguments.sumSquares(x, out);
+        CudaStream cuda = (CudaStream) stream;
+        int block = 512;
+        int blocks = Math.toIntExact(Math.min(2L * device.multiprocessors(), Math.ceilDiv(x.elements(), 16L * block)));
+        long partials = workspace(cuda, 8L * blocks);
+        if (blocks > 0) {
+            function("optimizer", "sum_squares_" + suffix(DType.F32, vectors(0, x)))
+                    .launch(cuda, blocks, block, 0, x.address(), x.elements(), partials);
+        }
+        function("optimizer", "sum_doubles")
+                .launch(cuda, 1, block, 0, partials, blocks, out.address(), flag(accumulate));
     }
 
     @Override
     public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
-        throw new UnsupportedOperationException("clipFactor");
+        KernelArguments.clipFactor(sumSquares, loss, unscale, out);
+        function("optimizer", "clip_factor")
+                .launch(
+                        (CudaStream) stream,
+                        1,
+                        1,
+                        0,
+                        sumSquares.address(),
+                        loss.address(),
+                        unscale.address(),
+                        maxNorm,
+                        out.address());
     }
 
     @Override
@@ -136,21 +445,75 @@ final class CudaKernels implements Kernels {
             float epsilon,
             float weightDecay,
             long first) {
-        throw new UnsupportedOperationException("adamw");
+        KernelArguments.adamw(master, moment1, moment2, gradient, weight, clip, scalars, decayed);
+        long n = master.elements();
+        if (n == 0) {
+            return;
+        }
+        // Packs are of four elements, so that those of 16 bits need less; their alignment is not told apart.
+        boolean vectors = vectors(0, master, moment1, moment2, gradient, weight);
+        boolean isMaster = weight.address() == master.address();
+        long each = vectors ? 8 : 4;
+        function("optimizer", "adamw_" + suffix(moment1.dtype()) + "_" + suffix(weight.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(n, each * BLOCK),
+                        BLOCK,
+                        0,
+                        master.address(),
+                        moment1.address(),
+                        moment2.address(),
+                        gradient.address(),
+                        isMaster ? 0L : weight.address(),
+                        clip.address(),
+                        scalars.address(),
+                        n,
+                        decayed,
+                        beta1,
+                        1 - beta1,
+                        beta2,
+                        1 - beta2,
+                        epsilon,
+                        weightDecay,
+                        first);
     }
 
     @Override
     public void zero(Stream stream, Tensor out) {
-        throw new UnsupportedOperationException("zero");
+        if (out.bytes() > 0) {
+            Driver.memsetD8Async(out.address(), (byte) 0, out.bytes(), ((CudaStream) stream).handle());
+        }
     }
 
     @Override
     public void copy(Stream stream, Tensor from, Tensor to) {
-        throw new UnsupportedOperationException("copy");
+        KernelArguments.copy(from, to);
+        if (to.bytes() > 0) {
+            Driver.memcpyAsync(to.address(), from.address(), to.bytes(), ((CudaStream) stream).handle());
+        }
     }
 
     @Override
     public void add(Stream stream, Tensor x, Tensor into) {
-        throw new UnsupportedOperationException("add");
+        KernelArguments.add(x, into);
+        if (x.elements() == 0) {
+            return;
+        }
+        boolean vectors = vectors(0, x, into);
+        function("elementwise", "add_" + suffix(DType.F32, vectors))
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(x.elements(), (vectors ? 16L : 4L) * BLOCK),
+                        BLOCK,
+                        0,
+                        x.address(),
+                        into.address(),
+                        x.elements());
+    }
+
+    @Override
+    public void close() {
+        attention.close();
+        products.close();
     }
 }

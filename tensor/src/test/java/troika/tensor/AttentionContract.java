@@ -32,7 +32,9 @@ interface AttentionContract extends FixtureHolder {
         "BF16, 1, 131, 3, 3, 32",
         "BF16, 1, 37, 4, 1, 128",
         "F32, 1, 700, 2, 1, 16",
-        "BF16, 1, 1100, 2, 1, 32"
+        "BF16, 1, 1100, 2, 1, 32",
+        "F16, 2, 45, 6, 2, 64",
+        "F16, 1, 131, 3, 3, 128"
     })
     default void attention(DType dtype, int batch, int sequence, int heads, int keyValueHeads, int headSize) {
         AttentionShape shape = new AttentionShape(batch, sequence, heads, keyValueHeads, headSize, true);
@@ -70,7 +72,7 @@ interface AttentionContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 6, 2, 16", "BF16, 4, 1, 64", "F32, 3, 3, 128"})
+    @CsvSource({"F32, 6, 2, 16", "BF16, 4, 1, 64", "F32, 3, 3, 128", "F16, 4, 2, 64"})
     default void decodingGivesTheRowsOfAttention(DType dtype, int heads, int keyValueHeads, int headSize) {
         int sequence = 19;
         AttentionShape whole = new AttentionShape(1, sequence, heads, keyValueHeads, headSize, true);

@@ -8,14 +8,16 @@ import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
+import org.junit.jupiter.api.Assumptions;
 
 /// A device, a stream and an arena in which tests of kernels make tensors. All of the arena that no test has written
 /// is NaN, in every dtype: outputs start poisoned, and what a kernel writes outside of its tensors is found.
 public final class KernelsFixture implements AutoCloseable {
-    private static final long BYTES = 8L << 20;
+    private static final long BYTES = 12L << 20;
     private static final long GAP = 256;
 
     private final Device device;
+    private final boolean lacksF16AndNarrowMoments;
     private final Memory memory;
     private final Memory workspace;
     private final Stream stream;
@@ -25,8 +27,9 @@ public final class KernelsFixture implements AutoCloseable {
     private final Random random = new Random(1);
     private long used;
 
-    KernelsFixture(Device device) {
+    KernelsFixture(Device device, boolean lacksF16AndNarrowMoments) {
         this.device = device;
+        this.lacksF16AndNarrowMoments = lacksF16AndNarrowMoments;
         memory = device.allocate("test arena", BYTES);
         workspace = device.allocate("test workspace", device.workspaceBytes());
         stream = device.stream(
@@ -51,8 +54,20 @@ public final class KernelsFixture implements AutoCloseable {
         return device;
     }
 
+    void requireF16AndNarrowMoments() {
+        Assumptions.assumeFalse(lacksF16AndNarrowMoments, "this device has neither F16 nor moments in BF16");
+    }
+
+    /// Makes the next tensor begin one element past an aligned address.
+    void misalign(DType dtype) {
+        used += dtype.bytes();
+    }
+
     /// A tensor of NaN.
     Tensor poisoned(DType dtype, long... sizes) {
+        if (dtype == DType.F16) {
+            requireF16AndNarrowMoments();
+        }
         Tensor tensor = memory.tensor(used, dtype, Shape.of(sizes));
         tensors.add(new long[] {used, used + tensor.bytes()});
         used = (used + tensor.bytes() + 2 * GAP - 1) / GAP * GAP;
@@ -96,7 +111,8 @@ public final class KernelsFixture implements AutoCloseable {
                 switch (tensor.dtype()) {
                     case F32 -> segment.setAtIndex(ValueLayout.JAVA_FLOAT, i, (float) values[i]);
                     case BF16 -> segment.setAtIndex(ValueLayout.JAVA_SHORT, i, bf16((float) values[i]));
-                    case F16, I32 ->
+                    case F16 -> segment.setAtIndex(ValueLayout.JAVA_SHORT, i, Float.floatToFloat16((float) values[i]));
+                    case I32 ->
                         throw new IllegalArgumentException(tensor.dtype().name());
                 }
             }
@@ -112,7 +128,7 @@ public final class KernelsFixture implements AutoCloseable {
                 case F32 -> segment.getAtIndex(ValueLayout.JAVA_FLOAT, i);
                 case BF16 -> Float.intBitsToFloat(segment.getAtIndex(ValueLayout.JAVA_SHORT, i) << 16);
                 case I32 -> segment.getAtIndex(ValueLayout.JAVA_INT, i);
-                case F16 -> throw new IllegalArgumentException(tensor.dtype().name());
+                case F16 -> Float.float16ToFloat(segment.getAtIndex(ValueLayout.JAVA_SHORT, i));
             };
         }
         return values;

@@ -10,7 +10,7 @@ import org.junit.jupiter.params.provider.EnumSource;
 /// Embedding, RMSNorm, rotary position embedding and SwiGLU.
 interface LayerContract extends FixtureHolder {
     @ParameterizedTest
-    @EnumSource(names = {"F32", "BF16"})
+    @EnumSource(names = {"F32", "BF16", "F16"})
     default void embedding(DType dtype) {
         int[] tokens = fixture().indices(37, 1003);
         Tensor table = fixture().normal(dtype, 1003, 72);
@@ -24,13 +24,21 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, false, 1003", "F32, true, 5", "BF16, false, 5", "BF16, true, 1003"})
-    default void embeddingBackward(DType dtype, boolean accumulate, int vocabulary) {
-        int[] tokens = fixture().indices(137, vocabulary);
-        Tensor gradOut = fixture().normal(dtype, 137, 75);
+    @CsvSource({
+        "F32, false, 1003, 137, 75",
+        "F32, true, 5, 137, 72",
+        "BF16, false, 5, 137, 75",
+        "BF16, true, 1003, 137, 2312",
+        "BF16, false, 7, 5003, 40",
+        "F16, false, 1003, 137, 72",
+        "F16, true, 3, 1303, 75"
+    })
+    default void embeddingBackward(DType dtype, boolean accumulate, int vocabulary, int rows, int columns) {
+        int[] tokens = fixture().indices(rows, vocabulary);
+        Tensor gradOut = fixture().normal(dtype, rows, columns);
         Tensor tokenTensor = fixture().integers(tokens);
-        Tensor gradTable = fixture().poisoned(DType.F32, vocabulary, 75);
-        double[] expected = Oracle.embeddingBackward(tokens, fixture().read(gradOut), vocabulary, 75);
+        Tensor gradTable = fixture().poisoned(DType.F32, vocabulary, columns);
+        double[] expected = Oracle.embeddingBackward(tokens, fixture().read(gradOut), vocabulary, columns);
         if (accumulate) {
             double[] before = fixture().gaussians(gradTable.elements(), 1);
             fixture().write(gradTable, before);
@@ -45,7 +53,18 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 72", "BF16, 72", "F32, 333", "BF16, 333"})
+    @CsvSource({
+        "F32, 72",
+        "BF16, 72",
+        "F16, 72",
+        "F32, 333",
+        "BF16, 333",
+        "F16, 333",
+        "F32, 5120",
+        "BF16, 2048",
+        "BF16, 10248",
+        "F16, 9001"
+    })
     default void rmsNorm(DType dtype, int columns) {
         Tensor x = fixture().normal(dtype, 37, columns);
         Tensor weight = fixture().normal(dtype, columns);
@@ -73,7 +92,13 @@ interface LayerContract extends FixtureHolder {
         "F32, IN_PLACE, false, 37, 333",
         "BF16, NONE, true, 301, 75",
         "BF16, SEPARATE, false, 37, 72",
-        "BF16, IN_PLACE, true, 37, 333"
+        "BF16, IN_PLACE, true, 37, 333",
+        "F32, SEPARATE, false, 37, 5120",
+        "BF16, IN_PLACE, true, 2003, 72",
+        "BF16, SEPARATE, true, 37, 2048",
+        "BF16, NONE, false, 37, 10248",
+        "F16, SEPARATE, true, 301, 72",
+        "F16, IN_PLACE, false, 37, 4999"
     })
     default void rmsNormBackward(DType dtype, Residual kind, boolean accumulate, int rows, int columns) {
         Tensor gradOut = fixture().normal(dtype, rows, columns);
@@ -115,7 +140,15 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 64, false", "F32, 10, true", "BF16, 64, true", "BF16, 10, false", "BF16, 128, false"})
+    @CsvSource({
+        "F32, 64, false",
+        "F32, 10, true",
+        "BF16, 64, true",
+        "BF16, 10, false",
+        "BF16, 128, false",
+        "F16, 64, false",
+        "F16, 10, true"
+    })
     default void rope(DType dtype, int headSize, boolean inverse) {
         int heads = 5;
         int columns = 7 * headSize;
@@ -139,7 +172,7 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 43", "BF16, 43", "F32, 688", "BF16, 688"})
+    @CsvSource({"F32, 43", "BF16, 43", "F16, 43", "F32, 688", "BF16, 688", "F16, 688", "BF16, 5504", "F32, 1"})
     default void swiglu(DType dtype, int columns) {
         Tensor gateUp = gateUp(dtype, columns);
         Tensor out = fixture().poisoned(dtype, 37, columns);
@@ -150,7 +183,16 @@ interface LayerContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, 43, false", "BF16, 43, true", "F32, 688, true", "BF16, 688, false"})
+    @CsvSource({
+        "F32, 43, false",
+        "BF16, 43, true",
+        "F16, 43, false",
+        "F32, 688, true",
+        "BF16, 688, false",
+        "F16, 688, true",
+        "BF16, 5504, true",
+        "F32, 1, false"
+    })
     default void swigluBackward(DType dtype, int columns, boolean inPlace) {
         Tensor gateUp = gateUp(dtype, columns);
         Tensor gradOut = fixture().normal(dtype, 37, columns);
@@ -170,6 +212,28 @@ interface LayerContract extends FixtureHolder {
         }
     }
 
+    @ParameterizedTest
+    @EnumSource(names = {"F32", "BF16", "F16"})
+    default void tensorsMayBeginAnywhere(DType dtype) {
+        fixture().misalign(dtype);
+        Tensor gateUp = gateUp(dtype, 688);
+        fixture().misalign(dtype);
+        Tensor out = fixture().poisoned(dtype, 37, 688);
+        Tensor weight = fixture().normal(dtype, 688);
+        fixture().misalign(dtype);
+        Tensor normed = fixture().poisoned(dtype, 37, 688);
+        Tensor rstd = fixture().poisoned(DType.F32, 37);
+
+        fixture().run((kernels, stream) -> {
+            kernels.swiglu(stream, gateUp, out);
+            kernels.rmsNorm(stream, out, weight, 1e-6f, normed, rstd);
+        });
+
+        fixture().assertClose(dtype, out, Oracle.swiglu(fixture().read(gateUp), 688));
+        double[] expected = Oracle.rmsNorm(fixture().read(out), fixture().read(weight), 1e-6);
+        fixture().assertClose(dtype, normed, expected);
+    }
+
     // Some gates are so large that a careless sigmoid overflows.
     private Tensor gateUp(DType dtype, int columns) {
         Tensor gateUp = fixture().poisoned(dtype, 37, 2L * columns);
@@ -177,6 +241,7 @@ interface LayerContract extends FixtureHolder {
         values[0] = -200;
         values[1] = 200;
         values[2] = -89;
+        values[3] = 89;
         fixture().write(gateUp, values);
         return gateUp;
     }

@@ -16,7 +16,9 @@ interface LinearContract extends FixtureHolder {
         "BF16, NONE, 37, 72, 104",
         "BF16, SEPARATE, 301, 72, 40",
         "BF16, IN_PLACE, 37, 72, 104",
-        "BF16, NONE, 1, 72, 104"
+        "BF16, NONE, 1, 72, 104",
+        "F16, NONE, 37, 72, 104",
+        "F16, IN_PLACE, 301, 72, 40"
     })
     default void linear(DType dtype, LayerContract.Residual kind, int rows, int inputs, int outputs) {
         Tensor x = fixture().normal(dtype, rows, inputs);
@@ -37,7 +39,7 @@ interface LinearContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @EnumSource(names = {"F32", "BF16"})
+    @EnumSource(names = {"F32", "BF16", "F16"})
     default void linearBackwardInput(DType dtype) {
         Tensor gradOut = fixture().normal(dtype, 37, 104);
         Tensor weight = fixture().normal(dtype, 104, 72);
@@ -50,7 +52,7 @@ interface LinearContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @CsvSource({"F32, false, 37", "F32, true, 301", "BF16, false, 301", "BF16, true, 37"})
+    @CsvSource({"F32, false, 37", "F32, true, 301", "BF16, false, 301", "BF16, true, 37", "F16, true, 301"})
     default void linearBackwardWeight(DType dtype, boolean accumulate, int rows) {
         Tensor gradOut = fixture().normal(dtype, rows, 104);
         Tensor x = fixture().normal(dtype, rows, 72);

@@ -11,7 +11,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 /// Zeroing, copies and sums; and tensors without rows.
 interface MemoryContract extends FixtureHolder {
     @ParameterizedTest
-    @CsvSource({"F32, 1", "BF16, 37", "F32, 300007", "I32, 100"})
+    @CsvSource({"F32, 1", "BF16, 37", "F16, 37", "F32, 300007", "I32, 100"})
     default void zero(DType dtype, int n) {
         Tensor out = fixture().poisoned(dtype, n);
 
@@ -60,8 +60,20 @@ interface MemoryContract extends FixtureHolder {
         fixture().assertClose(DType.F32, into, expected);
     }
 
+    @Test
+    default void addTensorsThatBeginAnywhere() {
+        fixture().misalign(DType.F32);
+        Tensor x = fixture().normal(DType.F32, 1003);
+        Tensor into = fixture().normal(DType.F32, 1003);
+        double[] expected = KernelsFixture.sum(fixture().read(x), fixture().read(into));
+
+        fixture().run((kernels, stream) -> kernels.add(stream, x, into));
+
+        fixture().assertClose(DType.F32, into, expected);
+    }
+
     @ParameterizedTest
-    @EnumSource(names = {"F32", "BF16"})
+    @EnumSource(names = {"F32", "BF16", "F16"})
     default void withoutRowsOnlyGradientsOfWeightsAreWritten(DType dtype) {
         Tensor none = fixture().poisoned(dtype, 0, 72);
         Tensor wide = fixture().poisoned(dtype, 0, 144);

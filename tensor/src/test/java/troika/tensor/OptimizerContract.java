@@ -2,6 +2,7 @@ package troika.tensor;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -62,7 +63,9 @@ interface OptimizerContract extends FixtureHolder {
         "F32, 10007, 0, true",
         "BF16, 10007, 5003, false",
         "BF16, 70001, 70001, false",
-        "BF16, 100, 33, false"
+        "BF16, 100, 33, false",
+        "F16, 10007, 5003, false",
+        "F32, 3, 1, false"
     })
     default void adamw(DType dtype, int n, long decayed, boolean weightIsMaster) {
         Tensor master = fixture().normal(DType.F32, n);
@@ -116,8 +119,11 @@ interface OptimizerContract extends FixtureHolder {
         double[] rounded = fixture().read(weight);
         for (int i = 0; i < exact.length; i++) {
             float value = (float) exact[i];
-            boolean bf16 = weight.dtype() == DType.BF16;
-            float expected = bf16 ? Float.intBitsToFloat(KernelsFixture.bf16(value) << 16) : value;
+            float expected = switch (weight.dtype()) {
+                case BF16 -> Float.intBitsToFloat(KernelsFixture.bf16(value) << 16);
+                case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
+                case F32, I32 -> value;
+            };
             assertThat(Float.valueOf((float) rounded[i])).isEqualTo(Float.valueOf(expected));
         }
     }
@@ -149,6 +155,49 @@ interface OptimizerContract extends FixtureHolder {
         assertThat(fixture().read(moment1)).containsExactly(before[1]);
         assertThat(fixture().read(moment2)).containsExactly(before[2]);
         assertThat(fixture().read(weight)).containsExactly(before[3]);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"BF16, 10007, 0", "F16, 103, 77", "F32, 1003, 42949672900", "BF16, 1003, 4294966800"})
+    default void momentsInBf16AreRoundedByTheDocumentedBits(DType dtype, int n, long first) {
+        fixture().requireF16AndNarrowMoments();
+        Tensor master = fixture().normal(DType.F32, n);
+        Tensor moment1 = fixture().normal(DType.BF16, n);
+        Tensor moment2 = fixture().poisoned(DType.BF16, n);
+        double[] squares =
+                Arrays.stream(fixture().gaussians(n, 0.1)).map(x -> x * x).toArray();
+        fixture().write(moment2, squares);
+        Tensor gradient = fixture().floats(new double[n]);
+        Tensor weight = fixture().poisoned(dtype, n);
+        Tensor clip = fixture().floats(1, 1);
+        int seed = 0x3456789a;
+        Tensor scalars = fixture().floats(0.01, 2, 3, Float.intBitsToFloat(seed));
+        double[] m = fixture().read(moment1);
+        double[] v = fixture().read(moment2);
+        double[] expected = fixture().read(master);
+
+        // Without a gradient and with these factors the moments before rounding are exact products.
+        fixture()
+                .run((kernels, stream) -> kernels.adamw(
+                        stream, master, moment1, moment2, gradient, weight, clip, scalars, 0, 0.71f, 0.83f, 1e-8f, 0,
+                        first));
+
+        double[] actual1 = fixture().read(moment1);
+        double[] actual2 = fixture().read(moment2);
+        for (int i = 0; i < n; i++) {
+            float m1 = (float) m[i] * 0.71f;
+            float v1 = (float) v[i] * 0.83f;
+            int random = Oracle.momentBits(seed, first + i);
+            assertThat(Float.floatToRawIntBits((float) actual1[i]))
+                    .as("m of element " + i)
+                    .isEqualTo((Float.floatToRawIntBits(m1) + (random & 0xffff)) >>> 16 << 16);
+            assertThat(Float.floatToRawIntBits((float) actual2[i]))
+                    .as("v of element " + i)
+                    .isEqualTo((Float.floatToRawIntBits(v1) + (random >>> 16)) >>> 16 << 16);
+            expected[i] -= 0.01 * 2 * m1 / (Math.sqrt(v1) * 3 + 1e-8);
+        }
+        fixture().assertClose(DType.F32, master, expected);
+        assertRounded(master, weight);
     }
 
     @Test

@@ -269,4 +269,15 @@ public final class Oracle {
     }
 
     public record AdamW(float learningRate, float beta1, float beta2, float epsilon, float weightDecay) {}
+
+    /// The random bits by which [Kernels#adamw] rounds the moments of an element.
+    public static int momentBits(int seed, long element) {
+        return mix(mix((int) element ^ seed) + (int) (element >>> 32));
+    }
+
+    private static int mix(int x) {
+        int y = (x ^ x >>> 16) * 0x7feb352d;
+        y = (y ^ y >>> 15) * 0x846ca68b;
+        return y ^ y >>> 16;
+    }
 }

@@ -1,0 +1,234 @@
+// SwiGLU, rotary position embedding and sums, element by element.
+
+// Where a pack lies in rows of `packs` packs. The block's start is found in 64 bits, the rest in 32.
+struct Place {
+    long long row;
+    int pack;
+};
+
+__device__ __forceinline__ Place place(long long start, int offset, int packs) {
+    long long row = start / packs;
+    unsigned rest = (unsigned)(start - row * packs) + (unsigned)offset;
+    unsigned rows = rest / (unsigned)packs;
+    return Place{row + rows, (int)(rest - rows * (unsigned)packs)};
+}
+
+// 1 / (1 + e^-x); where e^-x overflows, 0.
+__device__ __forceinline__ float sigmoid(float x) {
+    return __fdividef(1.0f, 1.0f + fast_exp(-x));
+}
+
+__device__ __forceinline__ float silu(float x, float sigmoid) {
+    return x * sigmoid;
+}
+
+// Each thread has this many packs, which are on their way together.
+#define PACKS 2
+
+template <typename T, int N>
+__device__ __forceinline__ void swiglu(
+        const T* __restrict__ gate_up, T* __restrict__ out, long long rows, int columns) {
+    int packs = columns / N;
+    long long start = (long long)blockIdx.x * (PACKS * blockDim.x);
+    Pack<T, N> gates[PACKS];
+    Pack<T, N> ups[PACKS];
+    T* to[PACKS];
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        Place at = place(start, k * blockDim.x + threadIdx.x, packs);
+        to[k] = nullptr;
+        if (at.row < rows) {
+            const T* gate = gate_up + at.row * 2 * columns + at.pack * N;
+            gates[k] = load_pack<N>(gate);
+            ups[k] = load_pack<N>(gate + columns);
+            to[k] = out + at.row * columns + at.pack * N;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        if (to[k] != nullptr) {
+            float g[N];
+            float u[N];
+            gates[k].get(g);
+            ups[k].get(u);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                g[i] = silu(g[i], sigmoid(g[i])) * u[i];
+            }
+            store_floats<N>(to[k], g);
+        }
+    }
+}
+
+#define SWIGLU(SUFFIX, T, N) \
+    extern "C" __global__ void __launch_bounds__(256) swiglu_##SUFFIX( \
+            const T* gate_up, T* out, long long rows, int columns) { \
+        swiglu<T, N>(gate_up, out, rows, columns); \
+    }
+FOR_DTYPES(SWIGLU)
+
+// grad_gate_up may be gate_up: a thread has read its packs before it writes them, and no other reads them.
+template <typename T, int N>
+__device__ __forceinline__ void swiglu_backward(
+        const T* __restrict__ grad_out, const T* gate_up, T* grad_gate_up, T* __restrict__ out, long long rows,
+        int columns) {
+    int packs = columns / N;
+    long long start = (long long)blockIdx.x * (PACKS * blockDim.x);
+    Pack<T, N> grads[PACKS];
+    Pack<T, N> gates[PACKS];
+    Pack<T, N> ups[PACKS];
+    T* to[PACKS];
+    T* again[PACKS];
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        Place at = place(start, k * blockDim.x + threadIdx.x, packs);
+        to[k] = nullptr;
+        if (at.row < rows) {
+            long long gate = at.row * 2 * columns + at.pack * N;
+            grads[k] = load_pack<N>(grad_out + at.row * columns + at.pack * N);
+            gates[k] = load_pack<N>(gate_up + gate);
+            ups[k] = load_pack<N>(gate_up + gate + columns);
+            to[k] = grad_gate_up + gate;
+            again[k] = out + at.row * columns + at.pack * N;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        if (to[k] != nullptr) {
+            float d[N];
+            float g[N];
+            float u[N];
+            grads[k].get(d);
+            gates[k].get(g);
+            ups[k].get(u);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                float s = sigmoid(g[i]);
+                float y = silu(g[i], s);
+                float up = u[i];
+                g[i] = d[i] * up * (s + y * (1 - s));
+                u[i] = d[i] * y;
+                d[i] = y * up;
+            }
+            store_floats<N>(to[k], g);
+            store_floats<N>(to[k] + columns, u);
+            if (out != nullptr) {
+                store_floats<N>(again[k], d);
+            }
+        }
+    }
+}
+
+#define SWIGLU_BACKWARD(SUFFIX, T, N) \
+    extern "C" __global__ void __launch_bounds__(256) swiglu_backward_##SUFFIX( \
+            const T* grad_out, const T* gate_up, T* grad_gate_up, T* out, long long rows, int columns) { \
+        swiglu_backward<T, N>(grad_out, gate_up, grad_gate_up, out, rows, columns); \
+    }
+FOR_DTYPES(SWIGLU_BACKWARD)
+
+// Rotates pairs (i, i + half) of the first `heads` heads of each row. A thread has a pack of pairs of several heads,
+// which have the angles in common.
+template <typename T, int N>
+__device__ __forceinline__ void rope(
+        T* x, const int* __restrict__ positions, const float* __restrict__ table, long long rows, int columns,
+        int heads, int half, float direction) {
+    constexpr int HEADS = 4;
+    int packs = half / N;
+    int groups = ceil_div(heads, HEADS);
+    Place at = place((long long)blockIdx.x * blockDim.x, threadIdx.x, packs * groups);
+    if (at.row >= rows) {
+        return;
+    }
+    int group = at.pack / packs;
+    int pair = (at.pack - group * packs) * N;
+    T* real = x + at.row * columns + (long long)group * HEADS * 2 * half + pair;
+    Pack<T, N> reals[HEADS];
+    Pack<T, N> imaginaries[HEADS];
+#pragma unroll
+    for (int k = 0; k < HEADS; k++) {
+        if (group * HEADS + k < heads) {
+            reals[k] = load_pack<N>(real + k * 2 * half);
+            imaginaries[k] = load_pack<N>(real + k * 2 * half + half);
+        }
+    }
+    const float* angles = table + (long long)positions[at.row] * (2 * half) + pair;
+    constexpr int M = N == 1 ? 1 : 4;
+    float cosines[N];
+    float sines[N];
+#pragma unroll
+    for (int i = 0; i < N; i += M) {
+        load_floats<M>(angles + i, cosines + i);
+        load_floats<M>(angles + half + i, sines + i);
+    }
+#pragma unroll
+    for (int k = 0; k < HEADS; k++) {
+        if (group * HEADS + k < heads) {
+            float re[N];
+            float im[N];
+            reals[k].get(re);
+            imaginaries[k].get(im);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                float sine = direction * sines[i];
+                float rotated = re[i] * cosines[i] - im[i] * sine;
+                im[i] = im[i] * cosines[i] + re[i] * sine;
+                re[i] = rotated;
+            }
+            store_floats<N>(real + k * 2 * half, re);
+            store_floats<N>(real + k * 2 * half + half, im);
+        }
+    }
+}
+
+#define ROPE(SUFFIX, T, N) \
+    extern "C" __global__ void __launch_bounds__(256) rope_##SUFFIX( \
+            T* x, const int* positions, const float* table, long long rows, int columns, int heads, int half, \
+            float direction) { \
+        rope<T, N>(x, positions, table, rows, columns, heads, half, direction); \
+    }
+FOR_DTYPES(ROPE)
+
+// into += x; `n` elements, of which the last few that fill no pack go to the last block.
+template <int N>
+__device__ __forceinline__ void add(const float* __restrict__ x, float* __restrict__ into, long long n) {
+    constexpr int EACH = 4;
+    long long packs = n / N;
+    long long start = (long long)blockIdx.x * (EACH * blockDim.x) + threadIdx.x;
+    Pack<float, N> a[EACH];
+    Pack<float, N> b[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        long long at = start + k * blockDim.x;
+        if (at < packs) {
+            a[k] = load_pack<N>(x + at * N);
+            b[k] = load_pack<N>(into + at * N);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        long long at = start + k * blockDim.x;
+        if (at < packs) {
+            float p[N];
+            float q[N];
+            a[k].get(p);
+            b[k].get(q);
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                q[i] += p[i];
+            }
+            store_floats<N>(into + at * N, q);
+        }
+    }
+    long long last = packs * N + threadIdx.x;
+    if (blockIdx.x == gridDim.x - 1 && last < n) {
+        into[last] += x[last];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_f32(const float* x, float* into, long long n) {
+    add<4>(x, into, n);
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_f32_any(const float* x, float* into, long long n) {
+    add<1>(x, into, n);
+}
