@@ -48,7 +48,16 @@ final class Attention implements AutoCloseable {
         this.forcedOwn = forcedOwn;
         own = new AttentionKernels(device);
         cudnnVersion = CudaLibraries.cudnn() == null ? 0 : Cudnn.version();
-        cudnn = forcedOwn || cudnnVersion < OLDEST_CUDNN ? null : new CudnnAttention(device);
+        CudnnAttention started = null;
+        if (!forcedOwn && cudnnVersion >= OLDEST_CUDNN) {
+            try {
+                started = new CudnnAttention(device);
+            } catch (CudaException e) {
+                checked = true;
+                checkRefusal = "cuDNN does not start: " + e.getMessage();
+            }
+        }
+        cudnn = started;
     }
 
     void attention(
