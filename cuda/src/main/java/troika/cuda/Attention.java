@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Locale;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.cuda.AttentionKernels.Wanted;
@@ -48,7 +49,7 @@ final class Attention implements AutoCloseable {
         this.forcedOwn = forcedOwn;
         own = new AttentionKernels(device);
         cudnnVersion = CudaLibraries.cudnn() == null ? 0 : Cudnn.version();
-        loading = cudnnVersion == 0 || forcedOwn
+        loading = cudnnVersion < OLDEST_CUDNN || forcedOwn
                 ? null
                 : Thread.ofPlatform()
                         .daemon()
@@ -57,13 +58,23 @@ final class Attention implements AutoCloseable {
     }
 
     /// cuDNN loads most of itself when its first handle is made: ahead of its first use, while others compile
-    /// and allocate.
+    /// and allocate, and outside of any capture, in which it may not wait for the card.
     private void load() {
         try {
-            device.bind();
-            Cudnn.destroy(Cudnn.create());
+            cudnn = new CudnnAttention(device);
         } catch (CudaException e) {
-            // Who uses it meets the same.
+            checked = true;
+            checkRefusal = "cuDNN does not start: " + e.getMessage();
+        }
+    }
+
+    private void awaitLoading() {
+        if (loading != null) {
+            try {
+                loading.join();
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
         }
     }
 
@@ -192,17 +203,13 @@ final class Attention implements AutoCloseable {
     }
 
     private CudnnAttention cudnn() {
-        CudnnAttention present = cudnn;
-        if (present == null) {
-            present = new CudnnAttention(device);
-            cudnn = present;
-        }
-        return present;
+        return Objects.requireNonNull(cudnn, "cuDNN");
     }
 
     /// Why a cuDNN newer than those tried is not used, or empty; compared once, and the result kept on
     /// disk.
     private String check() {
+        awaitLoading();
         if (!checked) {
             checked = true;
             if (cudnnVersion > NEWEST_TRIED_CUDNN) {
@@ -215,16 +222,9 @@ final class Attention implements AutoCloseable {
     /// Gives back what cuDNN holds; nothing may be under way.
     @Override
     public synchronized void close() {
-        if (loading != null) {
-            try {
-                loading.join();
-            } catch (InterruptedException e) {
-                Thread.currentThread().interrupt();
-            }
-        }
+        awaitLoading();
         if (cudnn != null) {
             cudnn.close();
-            cudnn = null;
         }
     }
 }

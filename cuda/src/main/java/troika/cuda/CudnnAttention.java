@@ -25,6 +25,7 @@ final class CudnnAttention implements AutoCloseable {
 
     private final CudaDevice device;
     private final boolean tokenMajor;
+    private final List<Long> spareHandles = new ArrayList<>();
     private final Map<CudaStream, Long> handles = new HashMap<>();
     private final Map<PlanKey, CudnnPlan> plans = new HashMap<>();
     private final Map<PreparedKey, Prepared> prepared = new HashMap<>();
@@ -33,6 +34,9 @@ final class CudnnAttention implements AutoCloseable {
         this.device = device;
         // cuDNN's frontend has statistics of packed tokens on data-center cards only.
         tokenMajor = tokenMajor(device.capability());
+        // Made now, since a stream's first call may be in a capture, where a library may not wait for the card.
+        device.bind();
+        spareHandles.add(Cudnn.create());
     }
 
     static boolean tokenMajor(int capability) {
@@ -136,7 +140,7 @@ final class CudnnAttention implements AutoCloseable {
     private long handle(CudaStream stream) {
         Long handle = handles.get(stream);
         if (handle == null) {
-            handle = Cudnn.create();
+            handle = spareHandles.isEmpty() ? Cudnn.create() : spareHandles.removeLast();
             handles.put(stream, handle);
             Cudnn.setStream(handle, stream.handle());
         }
@@ -360,7 +364,7 @@ final class CudnnAttention implements AutoCloseable {
         });
         Long handle = handles.remove(stream);
         if (handle != null) {
-            Cudnn.destroy(handle);
+            spareHandles.add(handle);
         }
     }
 
@@ -372,5 +376,7 @@ final class CudnnAttention implements AutoCloseable {
         prepared.clear();
         handles.values().forEach(Cudnn::destroy);
         handles.clear();
+        spareHandles.forEach(Cudnn::destroy);
+        spareHandles.clear();
     }
 }

@@ -21,7 +21,8 @@ final class CudnnCheck {
     private static final double TOLERANCE = 2e-2;
 
     private static final int SEQUENCE = 160;
-    private static final int[] DOCUMENTS = {1, 37, 64, 58};
+    // Of one sequence, no more than cuDNN's lists have slots for.
+    private static final int[] DOCUMENTS = {37, 1, 122};
     private static final long ARENA_BYTES = 8L << 20;
     private static final long WORKSPACE_BYTES = 24L << 20;
     private static final String AGREES = "agrees";
