@@ -118,10 +118,15 @@ final class CublasLt {
     }
 
     static void destroy(long handle) {
+        destroy("cublasLtDestroy", DESTROY, handle);
+    }
+
+    /// Gives back what a function of the library has made.
+    private static void destroy(String function, MethodHandle destroy, long made) {
         try {
-            check("cublasLtDestroy", (int) DESTROY.invokeExact(handle));
+            check(function, (int) destroy.invokeExact(made));
         } catch (Throwable e) {
-            throw Native.failed("cublasLtDestroy", e);
+            throw Native.failed(function, e);
         }
     }
 
@@ -155,11 +160,7 @@ final class CublasLt {
     }
 
     static void destroyDescription(long description) {
-        try {
-            check("cublasLtMatmulDescDestroy", (int) DESC_DESTROY.invokeExact(description));
-        } catch (Throwable e) {
-            throw Native.failed("cublasLtMatmulDescDestroy", e);
-        }
+        destroy("cublasLtMatmulDescDestroy", DESC_DESTROY, description);
     }
 
     /// A column-major matrix without gaps.
@@ -175,11 +176,7 @@ final class CublasLt {
     }
 
     static void destroyLayout(long layout) {
-        try {
-            check("cublasLtMatrixLayoutDestroy", (int) LAYOUT_DESTROY.invokeExact(layout));
-        } catch (Throwable e) {
-            throw Native.failed("cublasLtMatrixLayoutDestroy", e);
-        }
+        destroy("cublasLtMatrixLayoutDestroy", LAYOUT_DESTROY, layout);
     }
 
     /// The limits within which [#heuristic] searches.
@@ -219,11 +216,7 @@ final class CublasLt {
     }
 
     static void destroyPreference(long preference) {
-        try {
-            check("cublasLtMatmulPreferenceDestroy", (int) PREFERENCE_DESTROY.invokeExact(preference));
-        } catch (Throwable e) {
-            throw Native.failed("cublasLtMatmulPreferenceDestroy", e);
-        }
+        destroy("cublasLtMatmulPreferenceDestroy", PREFERENCE_DESTROY, preference);
     }
 
     /// What cublasLtMatmul needs to know of a product; `d` describes c as well.

@@ -22,10 +22,7 @@ final class Driver {
     static final int CAPABILITY_MINOR = 76;
     static final int SHARED_MEMORY_PER_BLOCK = 97;
 
-    /// Attributes of functions.
-    static final int LOCAL_BYTES = 3;
-
-    static final int REGISTERS = 4;
+    /// An attribute of functions.
     static final int DYNAMIC_SHARED_BYTES = 8;
 
     private static final int HOST_PORTABLE = 1;
