@@ -147,6 +147,21 @@ public final class InProcessGroup {
         }
 
         @Override
+        public void send(Stream stream, Tensor tensor, int peer) {
+            throw new UnsupportedOperationException("send");
+        }
+
+        @Override
+        public void receive(Stream stream, Tensor tensor, int peer) {
+            throw new UnsupportedOperationException("receive");
+        }
+
+        @Override
+        public boolean capturable() {
+            return true;
+        }
+
+        @Override
         public void abort(Throwable cause) {
             failure.compareAndSet(null, cause);
             lock.lock();

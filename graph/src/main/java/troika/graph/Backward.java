@@ -68,9 +68,9 @@ final class Backward {
         }
         Value out = node.outputs().getFirst();
         switch (node.op()) {
-            case Op.Embedding _ -> {
+            case Op.Embedding op -> {
                 Value grad = gradientOf(out);
-                weight(new Op.EmbeddingBackward(true), node.input(1), node.input(0), grad);
+                weight(new Op.EmbeddingBackward(op.first(), true), node.input(1), node.input(0), grad);
             }
             case Op.RmsNorm _ -> {
                 Value grad = gradientOf(out);

@@ -18,13 +18,15 @@ public sealed interface Op {
     }
 
     /// tokens, table → out
-    record Embedding() implements Op {}
+    ///
+    /// @param first the token of the table's first row
+    record Embedding(long first) implements Op {}
 
     /// tokens, gradOut → gradTable
-    record EmbeddingBackward(boolean accumulate) implements Accumulating {
+    record EmbeddingBackward(long first, boolean accumulate) implements Accumulating {
         @Override
         public Op accumulating(boolean value) {
-            return new EmbeddingBackward(value);
+            return new EmbeddingBackward(first, value);
         }
     }
 
@@ -79,6 +81,17 @@ public sealed interface Op {
         }
     }
 
+    /// logits, labels → part
+    record CrossEntropyPart(long first) implements Op {}
+
+    /// logits, labels, parts, scale → loss, and with `gradient` also logits, in place
+    record CrossEntropyWhole(long first, boolean gradient, boolean accumulate) implements Accumulating {
+        @Override
+        public Op accumulating(boolean value) {
+            return new CrossEntropyWhole(first, gradient, value);
+        }
+    }
+
     /// x → out
     record SumSquares(boolean accumulate) implements Accumulating {
         @Override
@@ -102,6 +115,9 @@ public sealed interface Op {
     /// x → into (updated)
     record Add() implements Op {}
 
+    /// from → to, rounded to its dtype
+    record Cast() implements Op {}
+
     /// → tensor, summed over the ranks of the axis in place
     record AllReduce(String axis) implements Op {}
 
@@ -111,10 +127,16 @@ public sealed interface Op {
     /// shard → full; the shard may lie in its place in `full`
     record AllGather(String axis) implements Op {}
 
-    /// Whether this is a collective, rather than a kernel.
+    /// tensor →, to a rank of the world
+    record Send(int rank) implements Op {}
+
+    /// → tensor, from a rank of the world
+    record Receive(int rank) implements Op {}
+
+    /// Whether this moves bytes between ranks, rather than being a kernel.
     default boolean collective() {
         return switch (this) {
-            case AllReduce _, ReduceScatter _, AllGather _ -> true;
+            case AllReduce _, ReduceScatter _, AllGather _, Send _, Receive _ -> true;
             default -> false;
         };
     }

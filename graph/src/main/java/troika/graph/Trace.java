@@ -78,7 +78,7 @@ public final class Trace {
     }
 
     public Value embedding(Value tokens, Value table) {
-        return emit(new Op.Embedding(), "embedding", shape(tokens(), columns(table)), tokens, table);
+        return emit(new Op.Embedding(0), "embedding", shape(tokens(), columns(table)), tokens, table);
     }
 
     public Value rmsNorm(Value x, Value weight, double epsilon) {

@@ -47,7 +47,7 @@ final class Assembly {
                     flops,
                     bytes));
         }
-        return new RankProgram(builder.rank(), deviceBytes, places.hostBytes(), tensors, instructions);
+        return new RankProgram(builder.rank(), deviceBytes, places.hostBytes(), tensors, List.of(), instructions);
     }
 
     private static List<TensorSpec> specs(List<TensorSpec> tensors, List<Integer> ids) {

@@ -9,6 +9,7 @@ import org.jspecify.annotations.Nullable;
 import troika.graph.Block;
 import troika.graph.Model;
 import troika.graph.Op;
+import troika.graph.Shares;
 import troika.graph.Trace;
 import troika.graph.TracedBlock;
 import troika.tensor.Shape;

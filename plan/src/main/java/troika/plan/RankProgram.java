@@ -8,9 +8,25 @@ import java.util.function.Supplier;
 /// @param deviceBytes size of the device arena
 /// @param hostBytes size of the pinned host arena
 /// @param tensors by id
+/// @param axes that its collectives name; Send and Receive need none
 public record RankProgram(
-        int rank, long deviceBytes, long hostBytes, List<TensorSpec> tensors, List<Instruction> instructions) {
+        int rank,
+        long deviceBytes,
+        long hostBytes,
+        List<TensorSpec> tensors,
+        List<Axis> axes,
+        List<Instruction> instructions) {
+    /// A group of ranks that have collectives together.
+    ///
+    /// @param ranks of the world in the order of the group, this one among them
+    public record Axis(String name, List<Integer> ranks) {
+        public Axis {
+            ranks = List.copyOf(ranks);
+        }
+    }
+
     public RankProgram {
+        axes = List.copyOf(axes);
         tensors = List.copyOf(tensors);
         instructions = List.copyOf(instructions);
         for (int id = 0; id < tensors.size(); id++) {

@@ -47,8 +47,8 @@ class DependenciesTest {
             program.instructions()
                     .forEach(i -> bare.add(new Instruction(
                             i.id(), i.kind(), i.lane(), -1, -1, -1, List.of(), List.of(), i.calls(), 0, 0)));
-            RankProgram mutant =
-                    new RankProgram(0, program.deviceBytes(), program.hostBytes(), program.tensors(), bare);
+            RankProgram mutant = new RankProgram(
+                    0, program.deviceBytes(), program.hostBytes(), program.tensors(), program.axes(), bare);
             boolean races = !new Order(mutant).races().isEmpty();
             assertThat(races).isEqualTo(needed);
             found += races ? 1 : 0;

@@ -58,6 +58,8 @@ final class Dispatch {
             case Op.SwiGluBackward _ -> kernels.swigluBackward(stream, in.at(0), in.at(1), out.at(0), out.optional(1));
             case Op.CrossEntropy op ->
                 kernels.crossEntropy(stream, in.at(0), in.at(1), in.at(2), out.at(0), op.gradient(), op.accumulate());
+            case Op.CrossEntropyPart _, Op.CrossEntropyWhole _, Op.Cast _ ->
+                throw new UnsupportedOperationException(call.op().toString());
             case Op.SumSquares op -> kernels.sumSquares(stream, in.at(0), out.at(0), op.accumulate());
             case Op.ClipFactor op -> kernels.clipFactor(stream, in.at(0), in.at(1), in.at(2), op.maxNorm(), out.at(0));
             case Op.AdamW op ->
@@ -82,6 +84,8 @@ final class Dispatch {
             case Op.AllReduce _ -> communicator.allReduce(stream, out.at(0));
             case Op.ReduceScatter _ -> communicator.reduceScatter(stream, in.at(0), out.at(0));
             case Op.AllGather _ -> communicator.allGather(stream, in.at(0), out.at(0));
+            case Op.Send op -> communicator.send(stream, in.at(0), op.rank());
+            case Op.Receive op -> communicator.receive(stream, out.at(0), op.rank());
         }
     }
 

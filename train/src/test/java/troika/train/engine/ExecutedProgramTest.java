@@ -268,6 +268,7 @@ class ExecutedProgramTest {
                                 program.deviceBytes(),
                                 program.hostBytes(),
                                 program.tensors(),
+                                program.axes(),
                                 instructions));
             }
         }

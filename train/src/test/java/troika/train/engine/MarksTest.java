@@ -38,6 +38,7 @@ class MarksTest {
                 1024,
                 0,
                 tensors,
+                List.of(),
                 List.of(
                         instruction(0, Instruction.Kind.FORWARD, Lane.COMPUTE, 40),
                         instruction(1, Instruction.Kind.INPUT, Lane.UPLOAD, 1000),

@@ -169,6 +169,7 @@ class ShuffledTest {
                                 rank.deviceBytes(),
                                 rank.hostBytes(),
                                 rank.tensors(),
+                                rank.axes(),
                                 rank.instructions().stream().map(change::of).toList()))
                         .toList());
     }

@@ -1,4 +1,4 @@
-package troika.plan;
+package troika.graph;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
