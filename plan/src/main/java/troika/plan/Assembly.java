@@ -15,11 +15,7 @@ final class Assembly {
     /// @param axes the ranks of each axis that collectives may name
     /// @param overlap false: every instruction waits for the one before it
     static RankProgram program(
-            RankBuilder builder,
-            Placement places,
-            long deviceBytes,
-            Map<String, List<Integer>> axes,
-            boolean overlap) {
+            RankBuilder builder, Placement places, long deviceBytes, Map<String, List<Integer>> axes, boolean overlap) {
         List<TensorSpec> tensors = new ArrayList<>();
         for (RankBuilder.Slice slice : builder.tensors()) {
             RankBuilder.Buffer buffer = builder.buffers().get(slice.buffer());
@@ -58,13 +54,16 @@ final class Assembly {
                     flops,
                     bytes));
         }
-        return new RankProgram(builder.rank(), deviceBytes, places.hostBytes(), tensors, used(builder, axes), instructions);
+        return new RankProgram(
+                builder.rank(), deviceBytes, places.hostBytes(), tensors, used(builder, axes), instructions);
     }
 
     /// What an instruction waits for, and the one before it.
     private static List<Integer> behind(RankBuilder builder, Dependencies dependencies, int id) {
         Set<Integer> after = new TreeSet<>(dependencies.after(id));
-        if (id > 0 && builder.drafts().get(id - 1).lane() != builder.drafts().get(id).lane()) {
+        if (id > 0
+                && builder.drafts().get(id - 1).lane()
+                        != builder.drafts().get(id).lane()) {
             after.add(id - 1);
         }
         return List.copyOf(after);

@@ -5,7 +5,6 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -21,10 +20,10 @@ import troika.tensor.Shape;
 
 /// Compiles a model, a layout and policies into programs.
 ///
-/// The work of all ranks is emitted together ([StepOrder]) as instructions in issue order, on buffers without places
-/// ([RankTensors] makes what lasts, [RankStep] and [RankUpdate] what a step makes); then passes settle which writes
-/// overwrite ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and who waits for whom
-/// ([Dependencies]). Blocks are traced once for each kind and shape.
+/// The work of all ranks is emitted together ([StepOrder]) as instructions in issue order, on buffers
+/// without places ([RankTensors] makes what lasts, [RankStep] and [RankUpdate] what a step makes); then
+/// passes settle which writes overwrite ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and
+/// who waits for whom ([Dependencies]). Blocks are traced once for each kind and shape.
 public final class Compiler {
     private final Function<TensorParallel, Model> models;
     private final Layout layout;
@@ -164,8 +163,8 @@ public final class Compiler {
         return modelOf.computeIfAbsent(tensor, models);
     }
 
-    /// Sequences of each microbatch: evenly, or as fast as the replicas are that it passes. Of a stage's replicas
-    /// only how they compare with one another counts.
+    /// Sequences of each microbatch: evenly, or as fast as the replicas are that it passes. Of a stage's
+    /// replicas only how they compare with one another counts.
     private Shares shareBatch() {
         int count = Math.multiplyExact(layout.microbatchUnit(), options.accumulation());
         List<Double> weights = new ArrayList<>();
@@ -191,9 +190,9 @@ public final class Compiler {
         Map<String, List<Integer>> axes = new LinkedHashMap<>();
         axes.put("data", group);
         axes.put(TensorParallel.AXIS, tensorGroup);
-        axes.put(
-                TensorParallel.KEY_VALUE_AXIS,
-                model.keyValueHolders().stream().map(tensorGroup::get).toList());
+        model.axes()
+                .forEach((name, indices) ->
+                        axes.put(name, indices.stream().map(tensorGroup::get).toList()));
         axes.put("world", IntStream.range(0, layout.worldSize()).boxed().toList());
         List<ParameterGroup> groups = ParameterGroup.of(RankPart.blocks(model, chunks), group.size());
         List<Microbatch> own = new ArrayList<>();
@@ -215,14 +214,19 @@ public final class Compiler {
         // All replicas cut alike, since their gradients are summed.
         List<Double> weights = IntStream.range(0, stage.tensorParallel())
                 .mapToObj(index -> IntStream.range(0, stage.dataParallel())
-                        .mapToDouble(replica -> layout.shares().get(stage.replica(replica).get(index)))
+                        .mapToDouble(replica ->
+                                layout.shares().get(stage.replica(replica).get(index)))
                         .sum())
                 .toList();
         return new TensorParallel(
-                stage.tensorParallel(), place.tensor(), weights, options.parallelism().sequence());
+                stage.tensorParallel(),
+                place.tensor(),
+                weights,
+                options.parallelism().sequence());
     }
 
-    /// The blocks of each of a stage's chunks: the embedding goes with the first layers, the head with the last.
+    /// The blocks of each of a stage's chunks: the embedding goes with the first layers, the head with the
+    /// last.
     private List<List<Integer>> chunks(int stage) {
         int count = options.parallelism().chunks();
         int layers = blockCount() - 2;
@@ -231,7 +235,9 @@ public final class Compiler {
         for (int chunk = 0; chunk < count; chunk++) {
             int virtual = chunk * layout.stages().size() + stage;
             int first = virtual == 0 ? 0 : (int) ranges.get(virtual).start() + 1;
-            int last = virtual == ranges.size() - 1 ? layers + 1 : (int) ranges.get(virtual).end();
+            int last = virtual == ranges.size() - 1
+                    ? layers + 1
+                    : (int) ranges.get(virtual).end();
             chunks.add(IntStream.rangeClosed(first, last).boxed().toList());
         }
         return chunks;
@@ -261,7 +267,9 @@ public final class Compiler {
         long first = 0;
         for (ParameterGroup group : ParameterGroup.of(whole.blocks(), 1)) {
             for (int i = 0; i < group.parameters().size(); i++) {
-                numbers.put(group.parameters().get(i).name(), first + group.offsets().get(i));
+                numbers.put(
+                        group.parameters().get(i).name(),
+                        first + group.offsets().get(i));
             }
             first += group.parameterElements();
         }

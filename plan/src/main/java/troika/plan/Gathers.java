@@ -10,10 +10,11 @@ import troika.plan.PipelineSchedule.Phase;
 
 /// ZeRO-3: when the weights of a stage's blocks are gathered, and how long they stay.
 ///
-/// All replicas of a stage run the same list of actions, so their blocks use weights in the same order, and the uses
-/// are numbered. A span is a run of uses of a group for which it stays: one use and the next, if nothing else comes
-/// between; with a gather a step, all. It is gathered, by all of the stage's ranks together, as soon as one replica
-/// comes within `prefetch` uses of it. The memory is free again behind the last use, as [Placement] finds.
+/// All replicas of a stage run the same list of actions, so their blocks use weights in the same order, and
+/// the uses are numbered. A span is a run of uses of a group for which it stays: one use and the next, if
+/// nothing else comes between; with a gather a step, all. It is gathered, by all of the stage's ranks
+/// together, as soon as one replica comes within `prefetch` uses of it. The memory is free again behind the
+/// last use, as [Placement] finds.
 final class Gathers {
     /// @param group index of the group
     private record Span(int group, int first, int last) {}

@@ -89,8 +89,10 @@ record RankPart(
     /// The blocks of the rank, for their groups.
     static List<Block> blocks(Model model, List<List<Integer>> chunks) {
         List<Block> blocks = new ArrayList<>();
-        chunks.stream().flatMap(List::stream).sorted().forEach(b -> blocks.add(model.blocks()
-                .get(b)));
+        chunks.stream()
+                .flatMap(List::stream)
+                .sorted()
+                .forEach(b -> blocks.add(model.blocks().get(b)));
         return blocks;
     }
 }

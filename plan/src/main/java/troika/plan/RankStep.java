@@ -11,8 +11,8 @@ import troika.graph.Trace;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Emits one rank's instructions of blocks: forward, recomputation, backward. [StepOrder] says which and when, in one
-/// order for all ranks.
+/// Emits one rank's instructions of blocks: forward, recomputation, backward. [StepOrder] says which and
+/// when, in one order for all ranks.
 final class RankStep {
     /// A block, or the group of one, in one of the rank's microbatches.
     private record At(int index, int microbatch) {}
@@ -122,8 +122,8 @@ final class RankStep {
                 binding.calls(binding.trace().backwardWeight()));
     }
 
-    /// The whole, flat gradients of a group: those that last or, where a microbatch's leave for their shards, its
-    /// buffer.
+    /// The whole, flat gradients of a group: those that last or, where a microbatch's leave for their
+    /// shards, its buffer.
     int gradients(ParameterGroup group, int m) {
         if (!tensors.shardedGradients(group)) {
             return builder.find("gradients:" + group.name());
@@ -199,7 +199,8 @@ final class RankStep {
                 parameter.shape());
     }
 
-    /// Emits calls as instructions: collectives within a block have a lane of their own, and cut it into segments.
+    /// Emits calls as instructions: collectives within a block have a lane of their own, and cut it into
+    /// segments.
     private void emit(Instruction.Kind kind, int block, int m, List<Call> calls) {
         List<Call> segment = new ArrayList<>();
         Lane lane = Lane.COMPUTE;

@@ -80,8 +80,7 @@ final class RankTensors {
             Shape own = sharded() ? shard(group) : full;
             if (options.dtype() == DType.F32) {
                 long start = sharded() && !shardedWeights() ? shardStart(group) : 0;
-                builder.slice(
-                        weights.get(group.index()), "master:" + group.name(), start, DType.F32, own);
+                builder.slice(weights.get(group.index()), "master:" + group.name(), start, DType.F32, own);
             } else {
                 builder.allocate("master:" + group.name(), TensorSpec.Role.MASTER_WEIGHTS, false, DType.F32, own);
             }
@@ -143,7 +142,7 @@ final class RankTensors {
 
     /// Whether a rank keeps only its shard of the optimizer states (ZeRO-1).
     boolean sharded() {
-        return zeroStage() >= 1 && part.shards() > 1 || shardedWeights();
+        return (zeroStage() >= 1 && part.shards() > 1) || shardedWeights();
     }
 
     /// Whether a step keeps only its shard of a group's summed gradients (ZeRO-2).

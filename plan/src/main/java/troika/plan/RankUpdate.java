@@ -9,8 +9,8 @@ import troika.graph.Range;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Emits one rank's instructions of parameter groups: their gradients leave, are measured and change the weights, and
-/// weights arrive. [StepOrder] says when, in one order for all ranks.
+/// Emits one rank's instructions of parameter groups: their gradients leave, are measured and change the
+/// weights, and weights arrive. [StepOrder] says when, in one order for all ranks.
 final class RankUpdate {
     private final RankStep step;
     private final RankPart part;
@@ -118,8 +118,7 @@ final class RankUpdate {
             boolean first = kept && !begun.contains(group);
             int sum = builder.find("gradients:" + group.name());
             int target = first ? sum : shard(full, "gradient shard:" + group.name(), DType.F32, group);
-            int summed =
-                    sent == full ? target : shard(sent, "travelling shard:" + group.name(), travelling, group);
+            int summed = sent == full ? target : shard(sent, "travelling shard:" + group.name(), travelling, group);
             calls.add(new Call(new Op.ReduceScatter("data"), List.of(sent), List.of(summed)));
             if (summed != target) {
                 calls.add(new Call(new Op.Cast(), List.of(summed), List.of(target)));
@@ -238,7 +237,8 @@ final class RankUpdate {
                 List.of(RankTensors.copy(builder.find("stats"), builder.find("host stats"))));
     }
 
-    /// AdamW on what this rank updates of a group and, with ZeRO-1 and 2, the gathering of what all have updated.
+    /// AdamW on what this rank updates of a group and, with ZeRO-1 and 2, the gathering of what all have
+    /// updated.
     void update(ParameterGroup group) {
         boolean sharded = tensors.sharded();
         long start = sharded ? tensors.shardStart(group) : 0;
@@ -277,8 +277,7 @@ final class RankUpdate {
         }
         states.add(all ? held : piece(held, from - start, to - from));
         int gradients = builder.find("gradients:" + group.name());
-        boolean allGradients =
-                all && builder.tensors().get(gradients).shape().elements() == to - from;
+        boolean allGradients = all && builder.tensors().get(gradients).shape().elements() == to - from;
         return new Call(
                 new Op.AdamW(
                         Math.clamp(group.decayed() - from, 0, to - from),
@@ -302,9 +301,10 @@ final class RankUpdate {
     /// Elements of a group whose numbers follow one another.
     private record Run(long start, long end, long number) {}
 
-    /// A group's elements by their numbers, which stochastic rounding of moments depends on. They are those that the
-    /// whole model's weights have one behind the other, so that they depend on no shard, and ranks that hold the same
-    /// weights round them alike; but where a rank holds some columns, which no other does, they only differ.
+    /// A group's elements by their numbers, which stochastic rounding of moments depends on. They are those
+    /// that the whole model's weights have one behind the other, so that they depend on no shard, and ranks
+    /// that hold the same weights round them alike; but where a rank holds some columns, which no other
+    /// does, they only differ.
     private List<Run> runs(ParameterGroup group) {
         List<Run> runs = new ArrayList<>();
         if (options.moments() == DType.F32) {
@@ -319,7 +319,14 @@ final class RankUpdate {
             }
             for (Range rows : parameter.portion().rows()) {
                 long end = at + rows.size() * width;
-                add(runs, new Run(at, end, number + rows.start() * width + parameter.portion().columns().start()));
+                add(
+                        runs,
+                        new Run(
+                                at,
+                                end,
+                                number
+                                        + rows.start() * width
+                                        + parameter.portion().columns().start()));
                 at = end;
             }
         }

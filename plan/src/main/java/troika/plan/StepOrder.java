@@ -11,11 +11,11 @@ import troika.plan.PipelineSchedule.Phase;
 
 /// Emits a step for all ranks together, in one global order.
 ///
-/// The pipeline's schedule gives an order of all replicas' actions; to it come, each as soon as it can, what crosses
-/// between stages, the gathering of weights and the reduction of gradients; then norm and updates. What several ranks
-/// take part in is emitted for all of them at once. So each rank's order is a part of one order, all waits point
-/// back in it, and neither ranks that wait for each other while they execute nor ranks that meet while they issue can
-/// form a circle.
+/// The pipeline's schedule gives an order of all replicas' actions; to it come, each as soon as it can,
+/// what crosses between stages, the gathering of weights and the reduction of gradients; then norm and
+/// updates. What several ranks take part in is emitted for all of them at once. So each rank's order is a
+/// part of one order, all waits point back in it, and neither ranks that wait for each other while they
+/// execute nor ranks that meet while they issue can form a circle.
 final class StepOrder {
     private final Compiler compiler;
     private final Layout layout;
@@ -42,7 +42,8 @@ final class StepOrder {
     void train() {
         PlanOptions options = compiler.options();
         Parallelism parallelism = options.parallelism();
-        List<Integer> replicas = layout.stages().stream().map(Layout.Stage::dataParallel).toList();
+        List<Integer> replicas =
+                layout.stages().stream().map(Layout.Stage::dataParallel).toList();
         List<List<Action>> actions =
                 parallelism.schedule().actions(replicas, parallelism.chunks(), compiler.microbatches());
         emit(actions, PipelineSchedule.globalOrder(actions, replicas));
@@ -201,9 +202,8 @@ final class StepOrder {
     private void completed(Event event, List<RankStep> members, ParameterGroup group, int m, boolean each) {
         RankStep first = members.getFirst();
         int microbatches = first.part().microbatches().size();
-        boolean nothing = each
-                ? first.empty(m)
-                : IntStream.range(0, microbatches).allMatch(first::empty);
+        boolean nothing =
+                each ? first.empty(m) : IntStream.range(0, microbatches).allMatch(first::empty);
         for (RankStep member : members) {
             RankUpdate update = updates.get(member.part().rank());
             ParameterGroup own = member.part().groups().get(group.index());
@@ -217,8 +217,7 @@ final class StepOrder {
         int done = complete.merge(List.of(event.stage(), group.index(), m), 1, Integer::sum);
         if (done == stage.dataParallel()) {
             for (int rank : stage.ranks()) {
-                updates.get(rank)
-                        .reduce(ranks.get(rank).part().groups().get(group.index()), m);
+                updates.get(rank).reduce(ranks.get(rank).part().groups().get(group.index()), m);
             }
         }
     }

@@ -10,8 +10,8 @@ import troika.plan.PipelineSchedule.Event;
 import troika.tensor.DType;
 import troika.tensor.Shape;
 
-/// Emits what crosses between pipeline stages: activations, their gradients, and gradients of weights that two stages
-/// hold.
+/// Emits what crosses between pipeline stages: activations, their gradients, and gradients of weights that
+/// two stages hold.
 final class Transfers {
     private final Compiler compiler;
     private final Layout layout;
@@ -56,7 +56,11 @@ final class Transfers {
         int theirs = m / target.dataParallel();
         List<Integer> senders = source.replica(event.replica());
         List<Integer> receivers = target.replica(m % target.dataParallel());
-        long tokens = (long) ranks.get(senders.getFirst()).part().microbatches().get(own).sequences()
+        long tokens = (long) ranks.get(senders.getFirst())
+                        .part()
+                        .microbatches()
+                        .get(own)
+                        .sequences()
                 * compiler.options().sequence();
         for (int index = 0; index < receivers.size(); index++) {
             RankStep receiver = ranks.get(receivers.get(index));
@@ -130,13 +134,10 @@ final class Transfers {
     }
 
     private boolean exchanges(RankStep sender, RankStep receiver, String name) {
-        int dataParallel = layout.stages()
-                .get(sender.part().place().stage())
-                .dataParallel();
+        int dataParallel = layout.stages().get(sender.part().place().stage()).dataParallel();
         return sender.part().tied().contains(name)
                 && sender.part().place().stage() != receiver.part().place().stage()
-                && sender.part().place().replica()
-                        == receiver.part().place().replica() % dataParallel;
+                && sender.part().place().replica() == receiver.part().place().replica() % dataParallel;
     }
 
     private void exchange(RankStep sender, RankStep receiver, String name, List<Runnable> additions) {
@@ -153,8 +154,7 @@ final class Transfers {
         Shape shape = new Shape(end - start, width);
         int gradient = gradient(receiver, own, (start - wanted.start()) * width, shape);
         int arrives = receiver.builder()
-                .allocate(
-                        "received gradient of " + name, TensorSpec.Role.GRADIENT_BUFFERS, false, DType.F32, shape);
+                .allocate("received gradient of " + name, TensorSpec.Role.GRADIENT_BUFFERS, false, DType.F32, shape);
         move(sender, gradient(sender, theirs, (start - held.start()) * width, shape), -1, receiver, arrives, -1);
         additions.add(() -> receiver.builder()
                 .emit(
