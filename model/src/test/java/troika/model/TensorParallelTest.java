@@ -121,18 +121,21 @@ class TensorParallelTest {
         Interpreter one = run(config, List.of(1.0), false, settings(Trace.Mode.TRAIN, batch, length, false));
         Interpreter several = run(config, shares, sequence, settings);
         double loss = loss(one.ranks().getFirst());
-        assertThat(loss).isPositive();
+        assertThat(loss).isFinite().isPositive();
         assertThat(several.ranks()).allSatisfy(rank -> assertThat(loss(rank)).isCloseTo(loss, TOLERANCE));
         Map<String, double[]> expected = one.gradients();
-        assertThat(several.gradients())
-                .containsOnlyKeys(expected.keySet())
-                .allSatisfy((name, gradient) -> assertThat(gradient)
-                        .as(name)
-                        .containsExactly(expected.getOrDefault(name, gradient), TOLERANCE));
-        assertThat(expected)
-                .allSatisfy((_, gradient) -> assertThat(
-                                Arrays.stream(gradient).map(Math::abs).max().orElse(0))
-                        .isGreaterThan(1e-3));
+        Map<String, double[]> actual = several.gradients();
+        assertThat(actual).containsOnlyKeys(expected.keySet());
+        expected.forEach((name, gradient) -> {
+            double[] theirs = actual.getOrDefault(name, new double[0]);
+            double largest = Arrays.stream(gradient).map(Math::abs).max().orElse(0);
+            double difference = IntStream.range(0, gradient.length)
+                    .mapToDouble(i -> Math.abs(gradient[i] - theirs[i]))
+                    .max()
+                    .orElseThrow();
+            assertThat(largest).as(name).isFinite().isGreaterThan(1e-3);
+            assertThat(difference).as(name).isLessThan(TOLERANCE.value);
+        });
     }
 
     @ParameterizedTest
@@ -212,7 +215,7 @@ class TensorParallelTest {
                 .filter(split -> split.weights().size() <= split.config().heads());
     }
 
-    @Property
+    @Property(tries = 60)
     void portionsTileEveryWeight(@ForAll("splits") Split split) {
         List<Model> models = models(split.config(), split.weights(), split.sequence());
         for (Parameter whole : Interpreter.parameters(DeepSeekLlm.of(split.config(), 64))) {
@@ -269,7 +272,7 @@ class TensorParallelTest {
         }
     }
 
-    @Property(tries = 100)
+    @Property(tries = 60)
     void headsAreGroupedEvenly(@ForAll("splits") Split split) {
         List<Model> models = models(split.config(), split.weights(), split.sequence());
         int heads = 0;
@@ -293,7 +296,7 @@ class TensorParallelTest {
         assertThat(heads).isEqualTo(split.config().heads());
     }
 
-    @Property(tries = 100)
+    @Property(tries = 60)
     void holdersOfAKeyValueHeadAgreeOnWhoTheyAre(@ForAll("splits") Split split) {
         List<Model> models = models(split.config(), split.weights(), split.sequence());
         for (int i = 0; i < models.size(); i++) {
