@@ -34,8 +34,8 @@ public final class Compiler {
         this.model = model;
         this.layout = layout;
         this.options = options;
-        this.groups = ParameterGroup.of(model.blocks(), layout.dataParallel());
-        this.microbatches = new Shares(options.batch(), layout.dataParallel() * options.accumulation());
+        this.groups = ParameterGroup.of(model.blocks(), layout.microbatchUnit());
+        this.microbatches = new Shares(options.batch(), layout.microbatchUnit() * options.accumulation());
     }
 
     public List<ParameterGroup> groups() {
@@ -49,7 +49,7 @@ public final class Compiler {
         List<MemoryPlan> memory = new ArrayList<>();
         List<List<Integer>> batches = new ArrayList<>();
         for (int rank = 0; rank < layout.worldSize(); rank++) {
-            RankTensors tensors = new RankTensors(rank, layout.dataParallel(), options, model, groups);
+            RankTensors tensors = new RankTensors(rank, layout.microbatchUnit(), options, model, groups);
             tensors.addTraining(localBatches(rank));
             RankBuilder step = tensors.builder().copy();
             new TrainStep(this, tensors.on(step), step).emit();
@@ -103,7 +103,7 @@ public final class Compiler {
 
     /// Sequences of each microbatch of a rank: microbatch m of the step goes to replica m mod ranks.
     List<Integer> localBatches(int rank) {
-        int ranks = layout.dataParallel();
+        int ranks = layout.microbatchUnit();
         return IntStream.range(0, options.accumulation())
                 .mapToObj(m -> (int) microbatches.size(m * ranks + rank))
                 .toList();
