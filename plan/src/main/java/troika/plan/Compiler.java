@@ -1,6 +1,7 @@
 package troika.plan;
 
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -47,7 +48,7 @@ public final class Compiler {
         List<RankProgram> train = new ArrayList<>();
         List<RankProgram> evaluate = new ArrayList<>();
         List<MemoryPlan> memory = new ArrayList<>();
-        List<List<Integer>> batches = new ArrayList<>();
+        List<List<Microbatch>> batches = new ArrayList<>();
         for (int rank = 0; rank < layout.worldSize(); rank++) {
             RankTensors tensors = new RankTensors(rank, layout.microbatchUnit(), options, model, groups);
             tensors.addTraining(localBatches(rank));
@@ -63,12 +64,12 @@ public final class Compiler {
             train.add(Assembly.program(step, stepPlaces, bytes));
             evaluate.add(Assembly.program(evaluation, evaluationPlaces, bytes));
             memory.add(stepPlaces.memoryPlan(bytes));
-            batches.add(localBatches(rank));
+            batches.add(microbatches(rank));
         }
         return new TrainingPlan(
                 new StepProgram("train", blockNames(), train),
                 new StepProgram("evaluate", blockNames(), evaluate),
-                groups,
+                Collections.nCopies(layout.worldSize(), groups),
                 memory,
                 batches);
     }
@@ -106,6 +107,13 @@ public final class Compiler {
         int ranks = layout.microbatchUnit();
         return IntStream.range(0, options.accumulation())
                 .mapToObj(m -> (int) microbatches.size(m * ranks + rank))
+                .toList();
+    }
+
+    private List<Microbatch> microbatches(int rank) {
+        List<Integer> batches = localBatches(rank);
+        return IntStream.range(0, batches.size())
+                .mapToObj(m -> new Microbatch(m * layout.microbatchUnit() + rank, batches.get(m)))
                 .toList();
     }
 

@@ -5,11 +5,12 @@ import java.util.List;
 /// What a training run executes and where its state lies.
 ///
 /// @param evaluate the loss of a batch of the same shape; it shares the arenas of `train`
+/// @param groups by rank
 /// @param memory by rank
-/// @param batches by rank: sequences of each of its microbatches
+/// @param microbatches by rank, in the order of their indices
 public record TrainingPlan(
         StepProgram train,
         StepProgram evaluate,
-        List<ParameterGroup> groups,
+        List<List<ParameterGroup>> groups,
         List<MemoryPlan> memory,
-        List<List<Integer>> batches) {}
+        List<List<Microbatch>> microbatches) {}
