@@ -52,6 +52,11 @@ public final class Compiler {
         }
     }
 
+    /// By rank, the parameter groups that it holds.
+    public List<List<ParameterGroup>> groups() {
+        return parts.stream().map(RankPart::groups).toList();
+    }
+
     /// The programs of a training run, which share one arena a rank.
     public TrainingPlan training() {
         List<RankTensors> tensors = new ArrayList<>();
@@ -80,7 +85,7 @@ public final class Compiler {
                 new StepProgram("train", blockNames(), train),
                 new StepProgram("evaluate", blockNames(), evaluate),
                 layout,
-                parts.stream().map(RankPart::groups).toList(),
+                groups(),
                 memory,
                 parts.stream().map(RankPart::microbatches).toList());
     }

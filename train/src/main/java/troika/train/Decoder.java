@@ -10,6 +10,7 @@ import troika.model.ModelConfig;
 import troika.model.ModelWeights;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.StepProgram;
 import troika.tensor.DType;
@@ -36,7 +37,7 @@ final class Decoder implements AutoCloseable {
                 1,
                 1,
                 1,
-                0,
+                Parallelism.zero(0),
                 false,
                 false,
                 false,
@@ -49,11 +50,10 @@ final class Decoder implements AutoCloseable {
                 device.workspaceBytes(),
                 device.logitsAtATime());
         Layout layout = Layout.dataParallel(1);
-        Compiler compiler = new Compiler(model, layout, options);
+        Compiler compiler = new Compiler(_ -> model, layout, options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
-        new ModelState(RankMemory.of(engine, program), config, model, layout, List.of(compiler.groups()), false)
-                .load(weights);
+        new ModelState(RankMemory.of(engine, program), config, model, layout, compiler.groups(), false).load(weights);
         token = engine.host(0, 0, "host tokens 0");
         position = engine.host(0, 0, "host positions 0");
         logits = engine.host(0, 0, "host logits");

@@ -24,6 +24,7 @@ import troika.model.Tokenizer;
 import troika.plan.Compiler;
 import troika.plan.Layout;
 import troika.plan.MemoryPlan;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.ProgramJson;
 import troika.plan.TrainingPlan;
@@ -174,7 +175,11 @@ final class Run implements AutoCloseable {
     }
 
     private TrainingPlan plan(PlanOptions planOptions) {
-        return new Compiler(model, Layout.dataParallel(options.ranks()), planOptions).training();
+        return new Compiler(
+                        tensor -> DeepSeekLlm.of(config, options.sequenceLength(), tensor),
+                        Layout.dataParallel(options.ranks()),
+                        planOptions)
+                .training();
     }
 
     private PlanOptions planOptions() {
@@ -184,7 +189,7 @@ final class Run implements AutoCloseable {
                 options.sequenceLength(),
                 options.batch().trainBatchSize(),
                 options.batch().accumulation(),
-                options.zeroStage(),
+                Parallelism.zero(options.zeroStage()),
                 options.recompute() == Recompute.LAYER,
                 options.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),

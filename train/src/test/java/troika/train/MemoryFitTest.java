@@ -10,6 +10,7 @@ import troika.graph.Model;
 import troika.model.DeepSeekLlm;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
@@ -20,12 +21,27 @@ class MemoryFitTest {
     private static final String DEVICE = "cuda:0 (a card)";
     private static final long OVERHEAD = 1L << 20;
     private static final PlanOptions OPTIONS = new PlanOptions(
-            DType.BF16, 64, 12, 1, 0, false, false, false, DType.F32, 0.9F, 0.999F, 1e-8F, 0, 1, 1 << 20, 1 << 14);
+            DType.BF16,
+            64,
+            12,
+            1,
+            Parallelism.zero(0),
+            false,
+            false,
+            false,
+            DType.F32,
+            0.9F,
+            0.999F,
+            1e-8F,
+            0,
+            1,
+            1 << 20,
+            1 << 14);
 
     private final Model model = DeepSeekLlm.of(Runs.config(false), 64);
 
     private TrainingPlan plan(PlanOptions options) {
-        return new Compiler(model, Layout.dataParallel(1), options).training();
+        return new Compiler(_ -> model, Layout.dataParallel(1), options).training();
     }
 
     private long total(PlanOptions options) {

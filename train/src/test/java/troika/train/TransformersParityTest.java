@@ -22,6 +22,7 @@ import troika.model.SafetensorsFile;
 import troika.model.SafetensorsTensor;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.ParameterGroup;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
@@ -58,7 +59,7 @@ class TransformersParityTest {
                 SEQUENCE,
                 BATCH,
                 1,
-                0,
+                Parallelism.zero(0),
                 false,
                 false,
                 true,
@@ -70,7 +71,7 @@ class TransformersParityTest {
                 1f,
                 devices.getFirst().workspaceBytes(),
                 devices.getFirst().logitsAtATime());
-        TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
+        TrainingPlan plan = new Compiler(_ -> model, Layout.dataParallel(1), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {

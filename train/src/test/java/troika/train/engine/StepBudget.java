@@ -18,6 +18,7 @@ import troika.plan.Call;
 import troika.plan.Compiler;
 import troika.plan.Instruction;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.RankProgram;
 import troika.plan.TensorSpec;
@@ -60,7 +61,7 @@ public final class StepBudget {
                 sequence,
                 Integer.parseInt(arguments[2]),
                 1,
-                0,
+                Parallelism.zero(0),
                 arguments[6].equals("layer"),
                 arguments[6].equals("elementwise"),
                 arguments[7].equals("true"),
@@ -72,7 +73,7 @@ public final class StepBudget {
                 1f,
                 device.workspaceBytes(),
                 device.logitsAtATime());
-        RankProgram program = new Compiler(DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
+        RankProgram program = new Compiler(_ -> DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
                 .training()
                 .train()
                 .ranks()
