@@ -11,7 +11,8 @@ import java.util.Map;
 import java.util.Set;
 import tools.jackson.databind.json.JsonMapper;
 
-/// When each instruction of a program ran. Times are seconds from the start of the first step.
+/// When each instruction of a program ran. Times are seconds from the start of the first step; sums and parts
+/// are over all steps, [#stepSeconds] apart.
 ///
 /// @param ranks by rank: its instructions in the order of their starts
 /// @param stepEnds of each step, over all ranks
