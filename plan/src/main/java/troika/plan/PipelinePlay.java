@@ -46,8 +46,13 @@ final class PipelinePlay {
         return events;
     }
 
+    private static int commonDivisor(int a, int b) {
+        return b == 0 ? a : commonDivisor(b, a % b);
+    }
+
     private void play(List<List<Action>> actions, List<Integer> dataParallel) {
         int replicas = dataParallel.stream().mapToInt(Integer::intValue).max().orElse(1);
+        int divisor = dataParallel.stream().reduce(0, PipelinePlay::commonDivisor);
         int[][] done = new int[stages][replicas];
         long[][] free = new long[stages][replicas];
         boolean moved = true;
@@ -62,7 +67,9 @@ final class PipelinePlay {
                         if (ready == NOT_YET) {
                             break;
                         }
-                        Event event = new Event(s, r, action, Math.max(ready, free[s][r]));
+                        long start = Math.max(ready, free[s][r]);
+                        long end = start + (long) action.phase().units() * dataParallel.get(s) / divisor;
+                        Event event = new Event(s, r, action, start, end);
                         events.add(event);
                         note(event, microbatch);
                         free[s][r] = event.end();

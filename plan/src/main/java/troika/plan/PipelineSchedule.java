@@ -51,6 +51,11 @@ public enum PipelineSchedule {
         Phase(int units) {
             this.units = units;
         }
+
+        /// Its time where a forward takes 1.
+        int units() {
+            return units;
+        }
     }
 
     /// What a replica of a stage does next.
@@ -61,12 +66,10 @@ public enum PipelineSchedule {
 
     /// An action of one replica of one stage.
     ///
-    /// @param start in units of a forward
-    public record Event(int stage, int replica, Action action, long start) {
-        public long end() {
-            return start + action.phase().units;
-        }
-    }
+    /// @param start in units of time: with as many replicas in all stages, of a forward; else a stage of more
+    /// replicas takes longer in proportion, as it will have more layers
+    /// @param end in the same units
+    public record Event(int stage, int replica, Action action, long start, long end) {}
 
     /// A microbatch in a chunk.
     private record Item(int chunk, int microbatch) {
@@ -126,15 +129,15 @@ public enum PipelineSchedule {
 
     /// The actions of a stage of one chunk.
     ///
-    /// How far it runs ahead: let d be the replicas of a stage and L the sum of d over this and all later
-    /// stages; w = ⌈L / d⌉ microbatches a replica are in flight. At equal d that is p − s. It cannot deadlock:
-    /// when the next stage, with d', waits for its next backward, it may want forwards of up to
-    /// (w' − 1) d' < L' microbatches beyond that one, and w d > L'. With layers in proportion to replicas, it is
-    /// also as many as keep all stages busy, since the time from forward to backward grows by d a stage.
+    /// How far it runs ahead: with d replicas, before a stage of d' that keeps w' microbatches each in flight,
+    /// w = 1 + ⌈w' d' / d⌉; the last stage has w = 1. At equal d that is p − s. It cannot deadlock: when the
+    /// next stage waits for its next backward, it may want forwards of up to (w' − 1) d' microbatches
+    /// beyond that one, fewer than w d. With layers in proportion to replicas it also keeps all stages busy,
+    /// since the time from a forward to its backward grows by that of d microbatches a stage.
     private List<Action> oneChunk(List<Integer> dataParallel, int stage, int microbatches) {
-        int replicas = dataParallel.get(stage);
-        int inFlight = upTo(dataParallel.subList(stage, dataParallel.size()), replicas);
-        int deferred = upTo(dataParallel, replicas) - inFlight;
+        int inFlight = inFlight(dataParallel, stage);
+        int deferred =
+                Math.ceilDiv(inFlight(dataParallel, 0) * dataParallel.getFirst(), dataParallel.get(stage)) - inFlight;
         List<Action> actions = new ArrayList<>();
         int forwards = 0;
         int backwards = 0;
@@ -152,8 +155,12 @@ public enum PipelineSchedule {
         return actions;
     }
 
-    private static int upTo(List<Integer> replicas, int divisor) {
-        return Math.ceilDiv(replicas.stream().mapToInt(Integer::intValue).sum(), divisor);
+    private static int inFlight(List<Integer> dataParallel, int stage) {
+        int inFlight = 1;
+        for (int s = dataParallel.size() - 2; s >= stage; s--) {
+            inFlight = 1 + Math.ceilDiv(inFlight * dataParallel.get(s + 1), dataParallel.get(s));
+        }
+        return inFlight;
     }
 
     /// Of the ways to group the microbatches, the one that ends first.
@@ -254,10 +261,10 @@ public enum PipelineSchedule {
         return items;
     }
 
-    /// One order of the actions of all replicas: what each is waited for by comes behind it. It is the order in
-    /// which they end if F takes 1, B 2, BI and BW 1 unit of time and transfers none; of those that end together,
-    /// earlier starts, stages and replicas come first. Throws IllegalStateException where the replicas
-    /// would wait for each other for ever.
+    /// One order of the actions of all replicas: what waits for another comes behind it. It is the order in which
+    /// they end if F takes 1, B 2, BI and BW 1 unit of time, or more in proportion to the stage's replicas
+    /// where these differ, and transfers none; of those that end together, earlier starts, stages and
+    /// replicas come first. Throws IllegalStateException where the replicas would wait for each other for ever.
     ///
     /// @param actions of each stage
     /// @param dataParallel replicas of each stage
