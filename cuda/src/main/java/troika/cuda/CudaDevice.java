@@ -254,14 +254,8 @@ final class CudaDevice implements Device {
         return deterministic ? DETERMINISTIC_WORKSPACE_BYTES : WORKSPACE_BYTES;
     }
 
-    @Override
-    public long workspaceBytes() {
+    long workspaceBytes() {
         return workspaceBytes(deterministic);
-    }
-
-    @Override
-    public long logitsAtATime() {
-        return LOGITS_AT_A_TIME;
     }
 
     @Override

@@ -14,6 +14,7 @@ import troika.plan.PlanOptions;
 import troika.plan.StepProgram;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
 import troika.train.engine.Engine;
 
@@ -27,7 +28,8 @@ final class Decoder implements AutoCloseable {
     private final MemorySegment logits;
     private final float[] scores;
 
-    private Decoder(Device device, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
+    private Decoder(
+            Device device, DeviceNeeds needs, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
@@ -46,8 +48,8 @@ final class Decoder implements AutoCloseable {
                 0,
                 0,
                 0,
-                device.workspaceBytes(),
-                device.logitsAtATime());
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
         Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
@@ -69,7 +71,8 @@ final class Decoder implements AutoCloseable {
                 devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + deviceName + ": give --devices cpu:1.");
             }
-            return new Decoder(devices.getFirst(), config, weights, positions, dtype);
+            DeviceNeeds needs = DeviceFinder.needs(deviceName, true);
+            return new Decoder(devices.getFirst(), needs, config, weights, positions, dtype);
         }
     }
 

@@ -19,6 +19,7 @@ import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.train.config.Recompute;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
@@ -45,7 +46,8 @@ public final class TinyRun {
             return DeepSeekLlm.of(config, SEQUENCE);
         }
 
-        public TrainingPlan plan(Device device) {
+        public TrainingPlan plan() {
+            DeviceNeeds needs = needs(ranks);
             PlanOptions options = new PlanOptions(
                     dtype,
                     SEQUENCE,
@@ -61,8 +63,8 @@ public final class TinyRun {
                     1e-8f,
                     0.1f,
                     1f,
-                    device.workspaceBytes(),
-                    device.logitsAtATime());
+                    needs.workspaceBytes(),
+                    needs.logitsAtATime());
             return new Compiler(model(), Layout.dataParallel(ranks), options).training();
         }
 
@@ -124,6 +126,11 @@ public final class TinyRun {
         return TestDevices.open(ranks);
     }
 
+    /// What a plan for them must know.
+    public static DeviceNeeds needs(int ranks) {
+        return TestDevices.needs(ranks);
+    }
+
     /// What a run showed.
     ///
     /// @param weights the final masters of all ranks' parameters, whole, in the order of groups
@@ -135,7 +142,7 @@ public final class TinyRun {
 
     public static Outcome run(Job job, int steps, Function<TrainingPlan, TrainingPlan> change) {
         List<Device> devices = devices(job.ranks());
-        TrainingPlan plan = change.apply(job.plan(devices.getFirst()));
+        TrainingPlan plan = change.apply(job.plan());
         try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             return run(job, plan, engine, steps);
         } finally {

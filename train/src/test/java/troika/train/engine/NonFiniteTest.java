@@ -36,7 +36,7 @@ class NonFiniteTest {
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes(),
+                TinyRun.needs(ranks).workspaceBytes(),
                 // Chunks of 64 rows.
                 64L * 101);
         TrainingPlan plan = new Compiler(job.model(), Layout.dataParallel(ranks), options).training();
