@@ -83,7 +83,7 @@ final class StepOrder {
                 for (int stage = 0; stage < actions.size(); stage++) {
                     int dataParallel = layout.stages().get(stage).dataParallel();
                     Action action = new Action(Phase.FORWARD, chunk, m / dataParallel);
-                    events.add(new Event(stage, m % dataParallel, action, events.size()));
+                    events.add(new Event(stage, m % dataParallel, action, events.size(), events.size() + 1));
                 }
             }
         }

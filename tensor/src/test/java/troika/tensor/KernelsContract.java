@@ -20,11 +20,11 @@ public abstract class KernelsContract
     private KernelsFixture fixture;
 
     /// Opens the device to test; it is closed after the last test.
-    protected abstract Device open();
+    protected abstract KernelsFixture open();
 
     @BeforeAll
     final void openDevice() {
-        fixture = new KernelsFixture(open());
+        fixture = open();
     }
 
     @BeforeEach

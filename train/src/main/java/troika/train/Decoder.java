@@ -15,6 +15,7 @@ import troika.plan.PlanOptions;
 import troika.plan.StepProgram;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
 import troika.train.engine.Engine;
 
@@ -28,7 +29,8 @@ final class Decoder implements AutoCloseable {
     private final MemorySegment logits;
     private final float[] scores;
 
-    private Decoder(Device device, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
+    private Decoder(
+            Device device, DeviceNeeds needs, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
@@ -47,8 +49,8 @@ final class Decoder implements AutoCloseable {
                 0,
                 0,
                 0,
-                device.workspaceBytes(),
-                device.logitsAtATime());
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
         Layout layout = Layout.dataParallel(1);
         Compiler compiler = new Compiler(_ -> model, layout, options);
         StepProgram program = compiler.decoding();
@@ -71,7 +73,8 @@ final class Decoder implements AutoCloseable {
                 devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + deviceName + ": give --devices cpu:1.");
             }
-            return new Decoder(devices.getFirst(), config, weights, positions, dtype);
+            DeviceNeeds needs = DeviceFinder.needs(deviceName, true);
+            return new Decoder(devices.getFirst(), needs, config, weights, positions, dtype);
         }
     }
 

@@ -4,12 +4,12 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
 import java.util.List;
-import java.util.Locale;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import troika.plan.MemoryPlan;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
+import troika.tensor.Bytes;
 import troika.tensor.Device;
 import troika.tensor.DeviceMemory;
 import troika.tensor.UserException;
@@ -48,17 +48,17 @@ final class MemoryFit {
         if (arena <= memory.free() - beside) {
             return;
         }
-        String begin = "The run needs " + gib(arena + beside) + " on " + device
-                + (beside == 0 ? "" : " (" + gib(beside) + " of it beside its arena, for CUDA's own needs)")
+        String begin = "The run needs " + Bytes.gib(arena + beside, 2) + " on " + device
+                + (beside == 0 ? "" : " (" + Bytes.gib(beside, 2) + " of it beside its arena, for CUDA's own needs)")
                 + ", which has "
-                + gib(memory.free()) + " free: ";
+                + Bytes.gib(memory.free(), 2) + " free: ";
         @Nullable Change last = null;
         long least = arena;
         for (Change change : changes()) {
             long total = largest(compiler.apply(change.options)).total();
             if (total <= memory.free() - beside) {
                 throw new UserException(
-                        begin + "give " + change.words + ", with which it needs " + gib(total + beside) + ".");
+                        begin + "give " + change.words + ", with which it needs " + Bytes.gib(total + beside, 2) + ".");
             }
             if (total < least) {
                 least = total;
@@ -68,7 +68,7 @@ final class MemoryFit {
         throw new UserException(begin
                 + (last == null
                         ? "neither recomputation nor smaller microbatches would help"
-                        : "even " + last.words + " would need " + gib(least + beside))
+                        : "even " + last.words + " would need " + Bytes.gib(least + beside, 2))
                 + ", so use a smaller model, shorter sequences or --optimizer-states bf16.");
     }
 
@@ -115,11 +115,7 @@ final class MemoryFit {
         if (memory.overhead() == 0 || beside <= memory.overhead()) {
             return null;
         }
-        return "On " + device + " this process uses " + gib(beside) + " beside its arena of " + gib(arena)
-                + ", more than the " + gib(memory.overhead()) + " that are allowed for.";
-    }
-
-    private static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30));
+        return "On " + device + " this process uses " + Bytes.gib(beside, 2) + " beside its arena of "
+                + Bytes.gib(arena, 2) + ", more than the " + Bytes.gib(memory.overhead(), 2) + " that are allowed for.";
     }
 }

@@ -22,6 +22,7 @@ import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.train.config.Recompute;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
@@ -52,7 +53,8 @@ public final class TinyRun {
             return layout.worldSize();
         }
 
-        public TrainingPlan plan(Device device) {
+        public TrainingPlan plan() {
+            DeviceNeeds needs = needs(ranks());
             PlanOptions options = new PlanOptions(
                     dtype,
                     SEQUENCE,
@@ -68,8 +70,8 @@ public final class TinyRun {
                     1e-8f,
                     0.1f,
                     1f,
-                    device.workspaceBytes(),
-                    device.logitsAtATime());
+                    needs.workspaceBytes(),
+                    needs.logitsAtATime());
             return new Compiler(tensor -> DeepSeekLlm.of(config, SEQUENCE, tensor), layout, options).training();
         }
 
@@ -151,6 +153,11 @@ public final class TinyRun {
         return TestDevices.open(ranks);
     }
 
+    /// What a plan for them must know.
+    public static DeviceNeeds needs(int ranks) {
+        return TestDevices.needs(ranks);
+    }
+
     /// What a run showed.
     ///
     /// @param weights the final masters, whole, in the order of the weights' names
@@ -162,7 +169,7 @@ public final class TinyRun {
 
     public static Outcome run(Job job, int steps, Function<TrainingPlan, TrainingPlan> change) {
         List<Device> devices = devices(job.ranks());
-        TrainingPlan plan = change.apply(job.plan(devices.getFirst()));
+        TrainingPlan plan = change.apply(job.plan());
         try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             return run(job, plan, engine, steps);
         } finally {

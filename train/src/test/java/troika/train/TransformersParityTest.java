@@ -28,6 +28,7 @@ import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.train.engine.Engine;
 
 /// Models against transformers: what `src/test/python/make_fixtures.py` wrote with PyTorch, fp32 on a CPU.
@@ -54,6 +55,7 @@ class TransformersParityTest {
         ModelConfig config = ModelConfig.read(folder);
         Model model = DeepSeekLlm.of(config, SEQUENCE);
         List<Device> devices = TinyRun.devices(1);
+        DeviceNeeds needs = TinyRun.needs(1);
         PlanOptions options = new PlanOptions(
                 DType.F32,
                 SEQUENCE,
@@ -69,8 +71,8 @@ class TransformersParityTest {
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes(),
-                devices.getFirst().logitsAtATime());
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
         TrainingPlan plan = new Compiler(_ -> model, Layout.dataParallel(1), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);

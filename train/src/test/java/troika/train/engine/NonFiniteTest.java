@@ -37,7 +37,7 @@ class NonFiniteTest {
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes(),
+                TinyRun.needs(ranks).workspaceBytes(),
                 // Chunks of 64 rows.
                 64L * 101);
         TrainingPlan plan = new Compiler(_ -> job.model(), Layout.dataParallel(ranks), options).training();
