@@ -9,7 +9,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.ServiceLoader;
 import java.util.SplittableRandom;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.graph.Op;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
@@ -20,6 +20,7 @@ import troika.plan.Instruction;
 import troika.plan.Layout;
 import troika.plan.PlanOptions;
 import troika.plan.RankProgram;
+import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.DType;
 import troika.tensor.Device;
@@ -72,14 +73,13 @@ public final class StepBudget {
                 1f,
                 device.workspaceBytes(),
                 device.logitsAtATime());
-        RankProgram program = new Compiler(DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
+        StepProgram whole = new Compiler(DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
                 .training()
-                .train()
-                .ranks()
-                .getFirst();
+                .train();
+        RankProgram program = whole.ranks().getFirst();
         RankMemory memory = new RankMemory(0, device, program.deviceBytes(), program.hostBytes());
-        Dispatch dispatch =
-                new Dispatch(device.kernels(), InProcessGroup.create(1).getFirst(), memory.tensors(program));
+        Groups groups = new Groups(List.of(whole), List.of(device), Communicators::create);
+        Dispatch dispatch = new Dispatch(device.kernels(), groups.of(0, 0), memory.tensors(program));
         Stream stream = device.stream("budget", memory.tensor(program.tensor("workspace:COMPUTE")));
         List<Call> calls = new ArrayList<>();
         List<Stream.Graph> graphs = new ArrayList<>();
@@ -104,6 +104,7 @@ public final class StepBudget {
         print(program, calls, graphs, stream, step, (double) options.batch() * sequence);
         stream.close();
         memory.close();
+        groups.close();
         device.close();
     }
 
