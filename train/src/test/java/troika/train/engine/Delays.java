@@ -13,9 +13,9 @@ import troika.tensor.Device;
 import troika.tensor.Kernels;
 import troika.tensor.Stream;
 
-/// Devices and communicators that dawdle: before a kernel or collective runs, its stream sleeps now and then, for up
-/// to milliseconds, so that lanes and ranks overtake one another as they never would. Only for devices whose streams
-/// run functions.
+/// Devices and communicators that dawdle: before a kernel or collective runs, its stream sleeps now and then,
+/// for up to milliseconds, so that lanes and ranks overtake one another as they never would. Only for devices
+/// whose streams run functions.
 final class Delays {
     private final long seed;
     private final AtomicLong calls = new AtomicLong();
