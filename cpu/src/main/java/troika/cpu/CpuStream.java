@@ -206,6 +206,11 @@ final class CpuStream implements Stream {
     }
 
     @Override
+    public @Nullable Throwable failure() {
+        return failure;
+    }
+
+    @Override
     public void synchronize() {
         requireNoCapture("synchronize");
         done.await(issued.value());

@@ -1,5 +1,7 @@
 package troika.tensor;
 
+import org.jspecify.annotations.Nullable;
+
 /// A queue of work that a device runs in order, asynchronously to the thread that enqueues it. One thread
 /// at a time may use it. Work that fails stops the stream: the next [#synchronize] throws the failure.
 public interface Stream extends AutoCloseable {
@@ -33,6 +35,11 @@ public interface Stream extends AutoCloseable {
 
     /// Enqueues captured work. Allocates nothing.
     void launch(Graph graph);
+
+    /// What has stopped the stream, or null where no failure is known; without waiting. Any thread may ask.
+    default @Nullable Throwable failure() {
+        return null;
+    }
 
     /// Blocks until all enqueued work is done; throws what failed.
     void synchronize();

@@ -148,6 +148,26 @@ public final class TinyRun {
                 "float32");
     }
 
+    /// The same with another number of layers.
+    static ModelConfig config(ModelConfig from, int layers) {
+        return new ModelConfig(
+                from.vocabSize(),
+                from.hiddenSize(),
+                from.intermediateSize(),
+                layers,
+                from.heads(),
+                from.keyValueHeads(),
+                from.headDim(),
+                from.maxPositions(),
+                from.rmsNormEpsilon(),
+                from.ropeTheta(),
+                from.ropeScalingFactor(),
+                from.tieWordEmbeddings(),
+                from.bosTokenId(),
+                from.eosTokenId(),
+                from.dtype());
+    }
+
     /// One device a rank: the CPU's, or those that `troika.test.devices` names.
     public static List<Device> devices(int ranks) {
         return TestDevices.open(ranks);

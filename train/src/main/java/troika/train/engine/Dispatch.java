@@ -2,7 +2,6 @@ package troika.train.engine;
 
 import java.util.List;
 import org.jspecify.annotations.Nullable;
-import troika.comm.Communicator;
 import troika.graph.Op;
 import troika.plan.Call;
 import troika.tensor.Kernels;
@@ -12,13 +11,13 @@ import troika.tensor.Tensor;
 /// Turns a program's calls into calls of kernels and collectives: the only place that does.
 final class Dispatch {
     private final Kernels kernels;
-    private final Communicator communicator;
+    private final Groups.Ends groups;
     private final Tensor[] tensors;
 
     /// @param tensors the rank's tensors by id
-    Dispatch(Kernels kernels, Communicator communicator, Tensor[] tensors) {
+    Dispatch(Kernels kernels, Groups.Ends groups, Tensor[] tensors) {
         this.kernels = kernels;
-        this.communicator = communicator;
+        this.groups = groups;
         this.tensors = tensors;
     }
 
@@ -92,11 +91,11 @@ final class Dispatch {
             case Op.Copy _ -> kernels.copy(stream, in.at(0), out.at(0));
             case Op.Cast _ -> kernels.cast(stream, in.at(0), out.at(0));
             case Op.Add _ -> kernels.add(stream, in.at(0), out.at(0));
-            case Op.AllReduce _ -> communicator.allReduce(stream, out.at(0));
-            case Op.ReduceScatter _ -> communicator.reduceScatter(stream, in.at(0), out.at(0));
-            case Op.AllGather _ -> communicator.allGather(stream, in.at(0), out.at(0));
-            case Op.Send op -> communicator.send(stream, in.at(0), op.rank());
-            case Op.Receive op -> communicator.receive(stream, out.at(0), op.rank());
+            case Op.AllReduce op -> groups.axis(op.axis()).allReduce(stream, out.at(0));
+            case Op.ReduceScatter op -> groups.axis(op.axis()).reduceScatter(stream, in.at(0), out.at(0));
+            case Op.AllGather op -> groups.axis(op.axis()).allGather(stream, in.at(0), out.at(0));
+            case Op.Send op -> groups.world().send(stream, in.at(0), op.rank());
+            case Op.Receive op -> groups.world().receive(stream, out.at(0), op.rank());
         }
     }
 

@@ -4,9 +4,12 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
+import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import troika.comm.Communicator;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.plan.Instruction;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
@@ -28,11 +31,14 @@ public final class Engine implements AutoCloseable {
     /// the call. It makes steps slower.
     public static final String CHECK_PROPERTY = "troika.cuda.check";
 
+    private static final long WATCH_MILLISECONDS = 500;
+
     private final List<StepProgram> programs;
     private final List<Device> devices;
-    private final List<Communicator> communicators;
+    private final Groups groups;
     private final Rank[] ranks;
     private final Semaphore finished = new Semaphore(0);
+    private final AtomicReference<@Nullable Throwable> firstFailure = new AtomicReference<>();
     private boolean closed;
 
     /// Makes an Engine of ranks that are threads of this JVM.
@@ -40,21 +46,23 @@ public final class Engine implements AutoCloseable {
     /// @param programs that share their ranks' arenas
     /// @param devices by rank, which the Engine does not close
     public static Engine inProcess(List<StepProgram> programs, List<Device> devices) {
-        return new Engine(
-                programs, devices, InProcessGroup.create(devices.size()), !Boolean.getBoolean(CHECK_PROPERTY));
+        return new Engine(programs, devices, Communicators::create, !Boolean.getBoolean(CHECK_PROPERTY));
     }
 
-    /// @param communicators by rank
+    /// @param groups makes the communicators of a group, by rank of the group, from its devices
     /// @param capture false: every execution dispatches every call anew, so that wrappers see them
-    Engine(List<StepProgram> programs, List<Device> devices, List<Communicator> communicators, boolean capture) {
+    Engine(
+            List<StepProgram> programs,
+            List<Device> devices,
+            Function<List<Device>, List<Communicator>> groups,
+            boolean capture) {
         this.programs = List.copyOf(programs);
         this.devices = List.copyOf(devices);
-        this.communicators = List.copyOf(communicators);
         int size = programs.getFirst().ranks().size();
-        if (devices.size() != size || communicators.size() != size) {
-            throw new IllegalArgumentException("a program of " + size + " ranks on " + devices.size() + " devices with "
-                    + communicators.size() + " communicators");
+        if (devices.size() != size) {
+            throw new IllegalArgumentException("a program of " + size + " ranks on " + devices.size() + " devices");
         }
+        this.groups = new Groups(this.programs, this.devices, groups);
         ranks = new Rank[size];
         for (int i = 0; i < size; i++) {
             ranks[i] = new Rank(i, capture);
@@ -101,7 +109,8 @@ public final class Engine implements AutoCloseable {
         for (Rank rank : ranks) {
             RankProgram own = step.ranks().get(rank.index);
             for (TensorSpec tensor : own.tensors()) {
-                if (tensor.name().startsWith("weight:")
+                if (tensor.role() == TensorSpec.Role.WEIGHTS
+                        && tensor.name().startsWith("weight:")
                         && Inspection.firstNonFinite(
                                         rank.device, rank.executor().memory().tensor(tensor))
                                 >= 0) {
@@ -115,9 +124,7 @@ public final class Engine implements AutoCloseable {
         int at = 0;
         for (Rank rank : ranks) {
             Inspection.Found found = rank.nonFinite;
-            if (found != null
-                    && (first == null
-                            || found.instruction().id() < first.instruction().id())) {
+            if (found != null && (first == null || Inspection.Found.CAUSES_FIRST.compare(found, first) < 0)) {
                 first = found;
                 at = rank.index;
             }
@@ -185,6 +192,11 @@ public final class Engine implements AutoCloseable {
         devices.get(rank).read(part(rank, name, first, to.byteSize()), to);
     }
 
+    /// Bytes that a rank has received from others so far.
+    long bytesReceived(int rank) {
+        return groups.bytesReceived(rank);
+    }
+
     /// The bytes of a rank's device arena.
     public long arenaBytes(int rank) {
         return ranks[rank].executor().memory().deviceArena().bytes();
@@ -201,9 +213,7 @@ public final class Engine implements AutoCloseable {
             return;
         }
         closed = true;
-        for (Communicator communicator : communicators) {
-            communicator.abort(new IllegalStateException("the engine is closed"));
-        }
+        groups.abort(new IllegalStateException("the engine is closed"));
         for (Rank rank : ranks) {
             rank.submit(Job.CLOSE, 0);
         }
@@ -214,27 +224,50 @@ public final class Engine implements AutoCloseable {
                 Thread.currentThread().interrupt();
             }
         }
-        communicators.forEach(Communicator::close);
+        groups.close();
     }
 
     private void run(Job job, int program) {
         for (Rank rank : ranks) {
             rank.submit(job, program);
         }
-        finished.acquireUninterruptibly(ranks.length);
-        Throwable failure = null;
-        for (Rank rank : ranks) {
-            Throwable own = rank.failure;
-            // The first cause, rather than another rank's news of it.
-            if (own != null && (failure == null || own.getCause() == null || own instanceof DeviceException)) {
-                failure = own;
+        boolean interrupted = false;
+        boolean done = false;
+        while (!done) {
+            try {
+                done = finished.tryAcquire(ranks.length, WATCH_MILLISECONDS, TimeUnit.MILLISECONDS);
+                if (!done) {
+                    watch();
+                }
+            } catch (InterruptedException e) {
+                interrupted = true;
             }
         }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+        // Other ranks only have news of it.
+        Throwable failure = firstFailure.get();
         if (failure instanceof RuntimeException e) {
             throw e;
         }
         if (failure != null) {
             throw new IllegalStateException(failure);
+        }
+    }
+
+    /// Ends all work where a stream has failed. Its rank may not know of it yet, and never would: one lane has
+    /// stopped, and the lane it waits for waits for other ranks, which wait for the one that has stopped.
+    private void watch() {
+        for (Rank rank : ranks) {
+            RankExecutor executor = rank.executor;
+            Throwable cause = executor == null ? null : executor.failure();
+            if (cause != null) {
+                firstFailure.compareAndSet(
+                        null,
+                        new IllegalStateException("rank " + rank.index + " failed: " + cause.getMessage(), cause));
+                groups.abort(cause);
+            }
         }
     }
 
@@ -266,10 +299,10 @@ public final class Engine implements AutoCloseable {
         private final Device device;
         private final Thread thread;
         private final Semaphore submitted = new Semaphore(0);
-        private @Nullable RankExecutor executor;
+        private volatile @Nullable RankExecutor executor;
         private volatile Job job = Job.PREPARE;
         private volatile int program;
-        private volatile @Nullable Throwable failure;
+        private boolean failed;
         private volatile Inspection.@Nullable Found nonFinite;
 
         Rank(int index, boolean capture) {
@@ -303,18 +336,23 @@ public final class Engine implements AutoCloseable {
                     return;
                 }
                 try {
-                    if (failure == null) {
+                    if (!failed) {
                         work();
                     }
                 } catch (DeviceException e) {
-                    failure = located(e);
-                    communicators.forEach(communicator -> communicator.abort(e));
+                    fail(e, located(e));
                 } catch (Throwable e) {
-                    failure = e;
-                    communicators.forEach(communicator -> communicator.abort(e));
+                    fail(e, e);
                 }
                 finished.release();
             }
+        }
+
+        /// Ends this rank's work, and that of those which wait for it.
+        private void fail(Throwable cause, Throwable told) {
+            failed = true;
+            firstFailure.compareAndSet(null, told);
+            groups.abort(cause);
         }
 
         /// The failure, with where the rank was if work that was launched before has failed.
@@ -336,6 +374,10 @@ public final class Engine implements AutoCloseable {
                     programs.forEach(step -> own.add(step.ranks().get(index)));
                     long host =
                             own.stream().mapToLong(RankProgram::hostBytes).max().orElse(0);
+                    List<Groups.Ends> ends = new ArrayList<>();
+                    for (int i = 0; i < programs.size(); i++) {
+                        ends.add(groups.of(i, index));
+                    }
                     RankMemory memory =
                             new RankMemory(index, device, own.getFirst().deviceBytes(), host);
                     executor = new RankExecutor(
@@ -343,7 +385,7 @@ public final class Engine implements AutoCloseable {
                             programs.getFirst().blocks(),
                             memory,
                             device,
-                            communicators.get(index),
+                            ends,
                             capture,
                             Boolean.getBoolean(CHECK_PROPERTY));
                 }

@@ -2,6 +2,7 @@ package troika.train.engine;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Comparator;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Op;
 import troika.plan.Call;
@@ -28,18 +29,54 @@ final class Inspection {
     /// What was found.
     ///
     /// @param token row of the microbatch, or −1
-    record Found(Instruction instruction, TensorSpec tensor, long token) {}
+    /// @param collective whether ranks together wrote it
+    record Found(Instruction instruction, TensorSpec tensor, long token, boolean collective) {
+        private static final int BACKWARD = 2;
+
+        /// Puts what ranks found each first in an order in which no cause comes behind its effect, whatever the
+        /// layout: instructions of different ranks have no common numbers, nor have microbatches. Forwards pass
+        /// what they make on to forwards of later blocks and to backwards, backwards to those of earlier
+        /// blocks, and all to what is done with gradients; a rank's kernel to the collective it takes part in.
+        static final Comparator<Found> CAUSES_FIRST = Comparator.<Found>comparingInt(
+                        found -> phase(found.instruction.kind()))
+                .thenComparingInt(found -> phase(found.instruction.kind()) == BACKWARD
+                        ? -found.instruction.block()
+                        : found.instruction.block())
+                .thenComparing(Found::collective)
+                .thenComparingInt(found -> found.instruction.microbatch());
+
+        private static int phase(Instruction.Kind kind) {
+            return switch (kind) {
+                case INPUT -> 0;
+                case FORWARD, RECOMPUTE -> 1;
+                case BACKWARD_INPUT, BACKWARD_WEIGHT -> BACKWARD;
+                default -> 3;
+            };
+        }
+    }
 
     /// The first value that is not finite in what a call has written, or null.
     ///
     /// @param memory where the rank's tensors are
     @Nullable
     Found look(Instruction instruction, Call call, RankMemory memory) {
+        switch (call.op()) {
+            // What is only moved was found where it was made; and a part of the loss knows no label's logit but
+            // those of its own rows, which is minus infinity.
+            case Op.AllGather _, Op.Receive _, Op.CrossEntropyPart _ -> {
+                return null;
+            }
+            default -> {}
+        }
         for (int output : call.outputs()) {
             TensorSpec tensor = program.tensors().get(output);
             long element = firstNonFinite(device, memory.tensor(tensor));
             if (element >= 0) {
-                return new Found(instruction, tensor, token(instruction, call, tensor, element));
+                return new Found(
+                        instruction,
+                        tensor,
+                        token(instruction, call, tensor, element),
+                        call.op().collective());
             }
         }
         return null;
@@ -63,7 +100,7 @@ final class Inspection {
         long done = 0;
         long chunk = 0;
         for (Call before : instruction.calls()) {
-            boolean loss = before.op() instanceof Op.CrossEntropy;
+            boolean loss = before.op() instanceof Op.CrossEntropy || before.op() instanceof Op.CrossEntropyWhole;
             if (loss) {
                 chunk = done;
                 done += program.tensors().get(before.inputs().get(1)).shape().elements();

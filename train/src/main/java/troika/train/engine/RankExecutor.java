@@ -6,8 +6,8 @@ import java.util.EnumMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
-import troika.comm.Communicator;
 import troika.plan.Call;
 import troika.plan.Instruction;
 import troika.plan.Lane;
@@ -33,10 +33,11 @@ final class RankExecutor implements AutoCloseable {
         private final Dispatch dispatch;
         private final Marks marks;
         private final boolean checked;
-        private final Event reported;
+        private final @Nullable Event reported;
 
         Prepared(
                 RankProgram program,
+                Groups.Ends groups,
                 Dispatch dispatch,
                 Marks marks,
                 Map<Lane, Stream> lanes,
@@ -48,7 +49,7 @@ final class RankExecutor implements AutoCloseable {
             this.checked = checked;
             instructions = program.instructions();
             @Nullable Event[] done = new Event[instructions.size()];
-            int report = -1;
+            Event reported = null;
             for (Instruction instruction : instructions) {
                 for (List<Integer> needed : List.of(instruction.after(), instruction.afterPrevious())) {
                     for (int id : needed) {
@@ -57,15 +58,20 @@ final class RankExecutor implements AutoCloseable {
                         }
                     }
                 }
+            }
+            for (Instruction instruction : instructions) {
                 if (instruction.kind() == Instruction.Kind.REPORT) {
-                    report = instruction.id();
+                    Event own = done[instruction.id()];
+                    reported = own != null ? own : device.event();
+                    done[instruction.id()] = reported;
                 }
             }
-            Event last = done[report];
-            reported = last != null ? last : device.event();
-            done[report] = reported;
-            for (List<Instruction> run : runs(instructions, capture)) {
-                segments.add(segment(run, stream(lanes, run.getFirst().lane()), done, capture));
+            this.reported = reported;
+            Predicate<Instruction> captured = instruction ->
+                    capture && instruction.calls().stream().allMatch(call -> groups.capturable(call.op()));
+            for (List<Instruction> run : runs(instructions, captured)) {
+                Instruction first = run.getFirst();
+                segments.add(segment(run, stream(lanes, first.lane()), done, captured.test(first)));
             }
         }
 
@@ -133,6 +139,9 @@ final class RankExecutor implements AutoCloseable {
                         for (Call call : instruction.calls()) {
                             call(stream, instruction, call);
                         }
+                        if (marks.follows(instruction)) {
+                            stream.mark(marks.number(instruction));
+                        }
                     }
                 }
                 for (Event event : segment.records) {
@@ -154,18 +163,19 @@ final class RankExecutor implements AutoCloseable {
     /// which only the first waits for something that its lane has not waited for before. A small model is
     /// bound by launches, and a run is one.
     ///
-    /// @param join false: every instruction is a run
-    private static List<List<Instruction>> runs(List<Instruction> instructions, boolean join) {
+    /// @param join whether an instruction may be in a run with others
+    private static List<List<Instruction>> runs(List<Instruction> instructions, Predicate<Instruction> join) {
         List<List<Instruction>> runs = new ArrayList<>();
         Map<Lane, Waited> waited = new EnumMap<>(Lane.class);
         @Nullable Lane lane = null;
         for (Instruction instruction : instructions) {
             boolean waits = waited.computeIfAbsent(instruction.lane(), _ -> new Waited())
                     .add(instruction, instructions);
-            if (!join || waits || instruction.lane() != lane) {
+            boolean joins = join.test(instruction);
+            if (!joins || waits || instruction.lane() != lane) {
                 runs.add(new ArrayList<>());
-                lane = instruction.lane();
             }
+            lane = joins ? instruction.lane() : null;
             runs.getLast().add(instruction);
         }
         return runs;
@@ -199,34 +209,50 @@ final class RankExecutor implements AutoCloseable {
         }
     }
 
-    /// @param capture whether instructions are captured once and then launched, rather than dispatched
-    /// each time
     /// @param blocks names
+    /// @param groups by program
+    /// @param capture whether instructions are captured once and then launched, rather than dispatched
+    /// each time; but for those whose communicators cannot be captured
     /// @param checked whether each call that is dispatched is waited for; needs `capture` to be false
     RankExecutor(
             List<RankProgram> programs,
             List<String> blocks,
             RankMemory memory,
             Device device,
-            Communicator communicator,
+            List<Groups.Ends> groups,
             boolean capture,
             boolean checked) {
         this.memory = memory;
-        Tensor workspace = memory.tensor(programs.getFirst().tensor("workspace:" + Lane.COMPUTE));
-        for (Lane lane : Lane.values()) {
-            String name = lane.name().toLowerCase(Locale.ROOT) + " "
-                    + programs.getFirst().rank();
-            streams.put(lane, device.stream(name, lane == Lane.COMPUTE ? workspace : null));
+        for (RankProgram program : programs) {
+            for (Instruction instruction : program.instructions()) {
+                streams.computeIfAbsent(
+                        instruction.lane(),
+                        lane -> device.stream(
+                                lane.name().toLowerCase(Locale.ROOT) + " " + program.rank(),
+                                workspace(programs, lane, memory)));
+            }
         }
         this.programs = new Prepared[programs.size()];
         int numbers = 0;
         for (int i = 0; i < this.programs.length; i++) {
             RankProgram program = programs.get(i);
-            Dispatch dispatch = new Dispatch(device.kernels(), communicator, memory.tensors(program));
+            Dispatch dispatch = new Dispatch(device.kernels(), groups.get(i), memory.tensors(program));
             Marks marks = new Marks(program, blocks, numbers);
             numbers += program.instructions().size();
-            this.programs[i] = new Prepared(program, dispatch, marks, streams, device, capture, checked);
+            this.programs[i] = new Prepared(program, groups.get(i), dispatch, marks, streams, device, capture, checked);
         }
+    }
+
+    /// The scratch memory of a lane's kernels, or of its communicators, or null. It is the same in all programs
+    /// that have it.
+    static @Nullable Tensor workspace(List<RankProgram> programs, Lane lane, RankMemory memory) {
+        String name = "workspace:" + lane;
+        return programs.stream()
+                .flatMap(program -> program.tensors().stream())
+                .filter(tensor -> tensor.name().equals(name))
+                .findFirst()
+                .map(memory::tensor)
+                .orElse(null);
     }
 
     RankMemory memory() {
@@ -234,7 +260,7 @@ final class RankExecutor implements AutoCloseable {
     }
 
     /// Issues the program and waits until its report has reached the host; other lanes may still be
-    /// working.
+    /// working. A program that reports nothing is waited for as a whole.
     void execute(int program) {
         Prepared prepared = programs[program];
         if (last != prepared) {
@@ -244,16 +270,32 @@ final class RankExecutor implements AutoCloseable {
             last = prepared;
         }
         prepared.issue();
-        prepared.reported.synchronize();
+        if (prepared.reported != null) {
+            prepared.reported.synchronize();
+        } else {
+            drain();
+        }
     }
 
     /// Where the rank's kernels were when a device failed that was asked only afterwards, in words.
     String where() {
         Prepared prepared = last;
-        return prepared == null || prepared.checked
+        Stream compute = streams.get(Lane.COMPUTE);
+        return prepared == null || prepared.checked || compute == null
                 ? ""
-                : prepared.marks.where(
-                        Lane.COMPUTE, stream(streams, Lane.COMPUTE).marked());
+                : prepared.marks.where(Lane.COMPUTE, compute.marked());
+    }
+
+    /// What has stopped a stream of this rank, or null; without waiting. Any thread may ask.
+    @Nullable
+    Throwable failure() {
+        for (Stream stream : streams.values()) {
+            Throwable failure = stream.failure();
+            if (failure != null) {
+                return failure;
+            }
+        }
+        return null;
     }
 
     /// Waits until nothing is under way.
@@ -264,13 +306,18 @@ final class RankExecutor implements AutoCloseable {
     /// Executes the program instruction by instruction, but for the update, and looks at all that they
     /// write.
     ///
+    /// Each call is waited for before the next is issued. Ranks that wait for one another in collectives and
+    /// transfers do not do so for ever: every rank's order of issue is a part of one order of all ranks' work, so
+    /// the first call in that order which is not done yet is the next one of all ranks that take part in it.
+    ///
     /// @return what was not finite first, or null
     Inspection.@Nullable Found findNonFinite(int program, Inspection inspection) {
         drain();
         Prepared prepared = programs[program];
         Inspection.@Nullable Found found = null;
         for (Instruction instruction : prepared.instructions) {
-            if (instruction.kind() == Instruction.Kind.UPDATE || instruction.kind() == Instruction.Kind.GATHER) {
+            // Weights that are collected before use must be, and those collected after an update are the same.
+            if (instruction.kind() == Instruction.Kind.UPDATE) {
                 continue;
             }
             // Collectives need all ranks, so the walk goes on after a find.

@@ -4,6 +4,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.stream.IntStream;
 import troika.graph.Op;
 import troika.plan.Call;
 import troika.plan.Instruction;
@@ -42,27 +43,33 @@ final class Expectation {
             Map.entry("Add", "add i0 o0"),
             Map.entry("AllReduce", "allReduce o0"),
             Map.entry("ReduceScatter", "reduceScatter i0 o0"),
-            Map.entry("AllGather", "allGather i0 o0"));
+            Map.entry("AllGather", "allGather i0 o0"),
+            Map.entry("Send", "send i0 rank"),
+            Map.entry("Receive", "receive o0 rank"));
 
     private Expectation() {}
 
     /// The calls in issue order.
     /// @param arenas of the device and of the host
-    static List<Recording.Seen> of(RankProgram program, List<Memory> arenas) {
+    /// @param ranks of the world
+    static List<Recording.Seen> of(RankProgram program, int ranks, List<Memory> arenas) {
         List<Recording.Seen> expected = new ArrayList<>();
         for (Instruction instruction : program.instructions()) {
             for (Call call : instruction.calls()) {
                 expected.add(new Recording.Seen(
-                        instruction.lane().name().toLowerCase(Locale.ROOT), words(program, arenas, call)));
+                        instruction.lane().name().toLowerCase(Locale.ROOT), words(program, ranks, arenas, call)));
             }
         }
         return expected;
     }
 
-    private static String words(RankProgram program, List<Memory> arenas, Call call) {
+    private static String words(RankProgram program, int ranks, List<Memory> arenas, Call call) {
         String name = call.op().getClass().getSimpleName();
         String[] pattern = String.valueOf(METHODS.get(name)).split(" ", -1);
         StringBuilder words = new StringBuilder(pattern[0]);
+        if (call.op().collective()) {
+            words.append(group(program, ranks, call.op()));
+        }
         for (int i = 1; i < pattern.length; i++) {
             String word = pattern[i];
             words.append(' ');
@@ -76,6 +83,21 @@ final class Expectation {
             }
         }
         return words.toString();
+    }
+
+    /// The ranks that an op of this program moves bytes between.
+    static List<Integer> group(RankProgram program, int ranks, Op op) {
+        String axis = switch (op) {
+            case Op.AllReduce reduce -> reduce.axis();
+            case Op.ReduceScatter scatter -> scatter.axis();
+            case Op.AllGather gather -> gather.axis();
+            default -> "";
+        };
+        return program.axes().stream()
+                .filter(own -> own.name().equals(axis))
+                .map(RankProgram.Axis::ranks)
+                .findFirst()
+                .orElse(IntStream.range(0, ranks).boxed().toList());
     }
 
     private static String address(TensorSpec tensor, List<Memory> arenas) {

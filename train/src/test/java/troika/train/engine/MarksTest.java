@@ -9,7 +9,7 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.graph.Op;
 import troika.plan.Call;
 import troika.plan.Instruction;
@@ -95,7 +95,7 @@ class MarksTest {
         List<StepProgram> programs = List.of(plan.train());
         assertThatThrownBy(() -> {
                     try (Engine engine = new Engine(
-                            programs, List.of(failing(devices.getFirst())), InProcessGroup.create(1), capture)) {
+                            programs, List.of(failing(devices.getFirst())), Communicators::create, capture)) {
                         engine.execute(0);
                     }
                 })

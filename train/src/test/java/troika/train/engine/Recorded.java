@@ -1,19 +1,21 @@
 package troika.train.engine;
 
 import java.util.ArrayList;
+import java.util.IdentityHashMap;
 import java.util.List;
+import java.util.Objects;
 import troika.comm.Communicator;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.plan.StepProgram;
 import troika.plan.TrainingPlan;
 import troika.tensor.Device;
 import troika.train.TinyRun;
 
-/// An Engine whose ranks' devices and communicators are wrapped by [Recording]s.
+/// An Engine whose ranks' devices and communicators, of all groups, are wrapped by [Recording]s.
 final class Recorded implements AutoCloseable {
     private final List<Device> devices;
-    private final List<Communicator> communicators;
     private final List<Recording> recordings = new ArrayList<>();
+    private final IdentityHashMap<Device, Recording> byDevice = new IdentityHashMap<>();
     private final TrainingPlan plan;
     private final Engine engine;
 
@@ -29,15 +31,27 @@ final class Recorded implements AutoCloseable {
     Recorded(List<Device> devices, TrainingPlan plan, List<StepProgram> programs, boolean real) {
         this.devices = devices;
         this.plan = plan;
-        communicators = InProcessGroup.create(devices.size());
-        for (int rank = 0; rank < devices.size(); rank++) {
-            recordings.add(new Recording(devices.get(rank), communicators.get(rank), real));
+        for (Device device : devices) {
+            Recording recording = new Recording(device, real);
+            recordings.add(recording);
+            byDevice.put(recording.device(), recording);
         }
-        engine = new Engine(
-                programs,
-                recordings.stream().map(Recording::device).toList(),
-                recordings.stream().map(Recording::communicator).toList(),
-                false);
+        engine = new Engine(programs, recordings.stream().map(Recording::device).toList(), this::group, false);
+    }
+
+    /// The communicators of a group of wrapped devices, wrapped.
+    private List<Communicator> group(List<Device> members) {
+        List<Recording> own = members.stream()
+                .map(device -> Objects.requireNonNull(byDevice.get(device)))
+                .toList();
+        List<Integer> ranks = own.stream().map(recordings::indexOf).toList();
+        List<Communicator> group =
+                Communicators.create(own.stream().map(Recording::target).toList());
+        List<Communicator> wrapped = new ArrayList<>();
+        for (int i = 0; i < group.size(); i++) {
+            wrapped.add(own.get(i).communicator(group.get(i), ranks));
+        }
+        return wrapped;
     }
 
     Engine engine() {
@@ -50,10 +64,6 @@ final class Recorded implements AutoCloseable {
 
     List<Recording> recordings() {
         return recordings;
-    }
-
-    List<Communicator> communicators() {
-        return communicators;
     }
 
     /// Executes a program and returns, by rank, what was seen meanwhile.

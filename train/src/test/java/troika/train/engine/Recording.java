@@ -15,7 +15,7 @@ import troika.tensor.Memory;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// A rank's device and communicator, wrapped: notes what is called, in words, and which memory it is given.
+/// A rank's device and communicators, wrapped: notes what is called, in words, and which memory it is given.
 final class Recording {
     /// One call as it was seen: the lane of its stream, the method's name, its arguments.
     record Seen(String lane, String call) {}
@@ -24,14 +24,16 @@ final class Recording {
     private final List<String> foreign = new ArrayList<>();
     private final List<Memory> arenas = new ArrayList<>();
     private final IdentityHashMap<Stream, String> lanes = new IdentityHashMap<>();
+    private final Device target;
     private final Device device;
-    private final Communicator communicator;
     private final boolean real;
 
     /// @param real false: kernels and collectives are noted and nothing happens
-    Recording(Device device, Communicator communicator, boolean real) {
+    Recording(Device device, boolean real) {
+        this.target = device;
         this.real = real;
-        Kernels kernels = wrap(Kernels.class, device.kernels(), this::launch);
+        Kernels kernels = wrap(
+                Kernels.class, device.kernels(), (target, method, arguments) -> launch(target, method, "", arguments));
         this.device = wrap(Device.class, device, (target, method, arguments) -> switch (method.getName()) {
             case "kernels" -> kernels;
             case "allocate", "allocateHost" -> {
@@ -47,20 +49,27 @@ final class Recording {
             }
             default -> call(target, method, arguments);
         });
-        this.communicator = wrap(
-                Communicator.class,
-                communicator,
-                (target, method, arguments) -> arguments.length > 0 && arguments[0] instanceof Stream
-                        ? launch(target, method, arguments)
-                        : call(target, method, arguments));
+    }
+
+    /// The device that is wrapped.
+    Device target() {
+        return target;
     }
 
     Device device() {
         return device;
     }
 
-    Communicator communicator() {
-        return communicator;
+    /// Wraps this rank's end of a group.
+    ///
+    /// @param ranks of the group, which are told with what it is called for
+    Communicator communicator(Communicator communicator, List<Integer> ranks) {
+        return wrap(
+                Communicator.class,
+                communicator,
+                (target, method, arguments) -> arguments.length > 0 && arguments[0] instanceof Stream
+                        ? launch(target, method, ranks.toString(), arguments)
+                        : call(target, method, arguments));
     }
 
     /// All calls of kernels and collectives so far, in the order in which they were issued.
@@ -89,8 +98,8 @@ final class Recording {
                 : String.valueOf(argument);
     }
 
-    private @Nullable Object launch(Object target, Method method, Object[] arguments) throws Throwable {
-        StringBuilder call = new StringBuilder(method.getName());
+    private @Nullable Object launch(Object target, Method method, String group, Object[] arguments) throws Throwable {
+        StringBuilder call = new StringBuilder(method.getName()).append(group);
         for (int i = 1; i < arguments.length; i++) {
             call.append(' ').append(word(arguments[i]));
             if (arguments[i] instanceof Tensor tensor && !own(tensor)) {
@@ -107,18 +116,18 @@ final class Recording {
                 .anyMatch(arena -> tensor.address() >= arena.address() && end <= arena.address() + arena.bytes());
     }
 
-    private interface Handler {
+    interface Handler {
         @Nullable
         Object call(Object target, Method method, Object[] arguments) throws Throwable;
     }
 
-    private static <T> T wrap(Class<T> type, T target, Handler handler) {
+    static <T> T wrap(Class<T> type, T target, Handler handler) {
         InvocationHandler invocation =
                 (_, method, arguments) -> handler.call(target, method, arguments == null ? new Object[0] : arguments);
         return type.cast(Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[] {type}, invocation));
     }
 
-    private static @Nullable Object call(Object target, Method method, Object[] arguments) throws Throwable {
+    static @Nullable Object call(Object target, Method method, Object[] arguments) throws Throwable {
         try {
             method.setAccessible(true);
             return method.invoke(target, arguments);

@@ -10,7 +10,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
-import troika.comm.Communicator;
 import troika.plan.Instruction;
 import troika.plan.Lane;
 import troika.plan.RankProgram;
@@ -43,14 +42,14 @@ final class Shuffled {
     private int outOfOrder;
 
     /// @param delayed an instruction that waits until nothing else can run; -1 for none
-    Shuffled(RankProgram program, Device device, Communicator communicator, long seed, int delayed) {
+    Shuffled(RankProgram program, Device device, Groups.Ends groups, long seed, int delayed) {
         this.program = program;
         this.device = device;
         this.delayed = delayed;
         memory = new RankMemory(program.rank(), device, program.deviceBytes(), program.hostBytes());
-        Tensor workspace = memory.tensor(program.tensor("workspace:" + Lane.COMPUTE));
         for (Lane lane : Lane.values()) {
-            streams.put(lane, device.stream("shuffled " + lane, lane == Lane.COMPUTE ? workspace : null));
+            Tensor workspace = RankExecutor.workspace(List.of(program), lane, memory);
+            streams.put(lane, device.stream("shuffled " + lane, workspace));
             List<Instruction> own = program.instructions().stream()
                     .filter(instruction -> instruction.lane() == lane)
                     .toList();
@@ -58,7 +57,7 @@ final class Shuffled {
                 lanes.put(lane, own);
             }
         }
-        dispatch = new Dispatch(device.kernels(), communicator, memory.tensors(program));
+        dispatch = new Dispatch(device.kernels(), groups, memory.tensors(program));
         cells = new Cells(program);
         random = new Random(seed);
     }

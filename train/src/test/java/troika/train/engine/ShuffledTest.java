@@ -13,8 +13,7 @@ import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
-import troika.comm.Communicator;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.plan.Instruction;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
@@ -240,18 +239,14 @@ class ShuffledTest {
     private static Outcome shuffled(StepProgram program, Reference reference, long seed, int delayed) {
         int ranks = program.ranks().size();
         List<Device> devices = TinyRun.devices(ranks);
-        List<Communicator> communicators = InProcessGroup.create(ranks);
+        Groups groups = new Groups(List.of(program), devices, Communicators::create);
         List<Shuffled> executors = new ArrayList<>();
         List<Thread> threads = new ArrayList<>();
         AtomicReference<@Nullable Throwable> failure = new AtomicReference<>();
         try {
             for (int rank = 0; rank < ranks; rank++) {
                 executors.add(new Shuffled(
-                        program.ranks().get(rank),
-                        devices.get(rank),
-                        communicators.get(rank),
-                        31 * seed + rank,
-                        delayed));
+                        program.ranks().get(rank), devices.get(rank), groups.of(0, rank), 31 * seed + rank, delayed));
                 int own = rank;
                 threads.add(Thread.ofPlatform().daemon().start(() -> {
                     try {
@@ -264,7 +259,7 @@ class ShuffledTest {
                                                 .toList());
                     } catch (Throwable e) {
                         failure.compareAndSet(null, e);
-                        communicators.forEach(communicator -> communicator.abort(e));
+                        groups.abort(e);
                     }
                 }));
             }
@@ -282,6 +277,7 @@ class ShuffledTest {
             throw new IllegalStateException(e);
         } finally {
             executors.forEach(Shuffled::close);
+            groups.close();
         }
     }
 

@@ -9,7 +9,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.ServiceLoader;
 import java.util.SplittableRandom;
-import troika.comm.InProcessGroup;
+import troika.comm.Communicators;
 import troika.graph.Op;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
@@ -21,6 +21,7 @@ import troika.plan.Layout;
 import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.RankProgram;
+import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.DType;
 import troika.tensor.Device;
@@ -75,14 +76,13 @@ public final class StepBudget {
                 1f,
                 needs.workspaceBytes(),
                 needs.logitsAtATime());
-        RankProgram program = new Compiler(_ -> DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
+        StepProgram whole = new Compiler(_ -> DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
                 .training()
-                .train()
-                .ranks()
-                .getFirst();
+                .train();
+        RankProgram program = whole.ranks().getFirst();
         RankMemory memory = new RankMemory(0, device, program.deviceBytes(), program.hostBytes());
-        Dispatch dispatch =
-                new Dispatch(device.kernels(), InProcessGroup.create(1).getFirst(), memory.tensors(program));
+        Groups groups = new Groups(List.of(whole), List.of(device), Communicators::create);
+        Dispatch dispatch = new Dispatch(device.kernels(), groups.of(0, 0), memory.tensors(program));
         Stream stream = device.stream("budget", memory.tensor(program.tensor("workspace:COMPUTE")));
         List<Call> calls = new ArrayList<>();
         List<Stream.Graph> graphs = new ArrayList<>();
@@ -107,6 +107,7 @@ public final class StepBudget {
         print(program, calls, graphs, stream, step, (double) options.batch() * sequence);
         stream.close();
         memory.close();
+        groups.close();
         device.close();
     }
 
