@@ -173,7 +173,7 @@ final class KernelCases {
         Tensor out = floats(BF16, TOKENS, HIDDEN);
         Tensor rows = table.memory().tensor(table.offset(), BF16, out.shape());
         return new Case(
-                0, List.of(tokens, rows), List.of(out), stream -> kernels.embedding(stream, tokens, table, out));
+                0, List.of(tokens, rows), List.of(out), stream -> kernels.embedding(stream, tokens, table, 0, out));
     }
 
     private Case embeddingBackward() {
@@ -184,7 +184,7 @@ final class KernelCases {
                 0,
                 List.of(tokens, gradOut),
                 List.of(gradTable),
-                stream -> kernels.embeddingBackward(stream, tokens, gradOut, gradTable, false));
+                stream -> kernels.embeddingBackward(stream, tokens, gradOut, 0, gradTable, false));
     }
 
     private Case rmsNorm() {

@@ -52,7 +52,8 @@ final class Graphs {
                     trace.parameter("weight"),
                     trace.global("labels", DType.I32, new Shape(trace.tokens())),
                     trace.global("scale", DType.F32, new Shape(1)),
-                    trace.global("loss", DType.F32, new Shape(1)));
+                    trace.global("loss", DType.F32, new Shape(1)),
+                    1);
             return null;
         });
     }

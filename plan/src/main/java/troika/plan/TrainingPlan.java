@@ -5,11 +5,13 @@ import java.util.List;
 /// What a training run executes and where its state lies.
 ///
 /// @param evaluate the loss of a batch of the same shape; it shares the arenas of `train`
+/// @param groups by rank: the parameter groups that it holds
 /// @param memory by rank
-/// @param batches by rank: sequences of each of its microbatches
+/// @param microbatches by rank: those that pass it, in the order of its input tensors
 public record TrainingPlan(
         StepProgram train,
         StepProgram evaluate,
-        List<ParameterGroup> groups,
+        Layout layout,
+        List<List<ParameterGroup>> groups,
         List<MemoryPlan> memory,
-        List<List<Integer>> batches) {}
+        List<List<Microbatch>> microbatches) {}

@@ -96,8 +96,9 @@ class PlacementTest {
             @ForAll boolean bf16) {
         DType dtype = bf16 ? DType.BF16 : DType.F32;
         TrainingPlan plan = Programs.plan(ranks, Programs.options(dtype, 6, accumulation, stage, recompute));
-        long elements =
-                plan.groups().stream().mapToLong(ParameterGroup::elements).sum();
+        long elements = plan.groups().getFirst().stream()
+                .mapToLong(ParameterGroup::elements)
+                .sum();
         long shards = stage >= 1 ? ranks : 1;
         for (int rank = 0; rank < ranks; rank++) {
             MemoryPlan memory = plan.memory().get(rank);
@@ -124,7 +125,7 @@ class PlacementTest {
 
     private static long activations(int batch, boolean recompute) {
         PlanOptions options = Programs.options(DType.F32, batch, 1, 0, recompute);
-        MemoryPlan memory = new Compiler(Programs.model(false), Layout.dataParallel(1), options)
+        MemoryPlan memory = new Compiler(_ -> Programs.model(false), Layout.dataParallel(1), options)
                 .training()
                 .memory()
                 .getFirst();

@@ -48,10 +48,12 @@ final class Decoder implements AutoCloseable {
                 0,
                 device.workspaceBytes(),
                 device.logitsAtATime());
-        Compiler compiler = new Compiler(model, Layout.dataParallel(1), options);
+        Layout layout = Layout.dataParallel(1);
+        Compiler compiler = new Compiler(model, layout, options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
-        new ModelState(engine, config, model, compiler.groups(), dtype, false).load(weights);
+        new ModelState(RankMemory.of(engine, program), config, model, layout, List.of(compiler.groups()), false)
+                .load(weights);
         token = engine.host(0, 0, "host tokens 0");
         position = engine.host(0, 0, "host positions 0");
         logits = engine.host(0, 0, "host logits");

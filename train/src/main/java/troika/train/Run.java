@@ -134,9 +134,10 @@ final class Run implements AutoCloseable {
             train = engine.program(TRAIN);
             evaluate = evaluates ? engine.program(EVALUATE) : -1;
             // Both programs upload from and report to the same host tensors.
-            feed = new Feed(engine, train, plan.batches(), options.sequenceLength());
+            RankMemory arenas = RankMemory.of(engine, plan.train());
+            feed = new Feed(arenas, plan.microbatches(), options.sequenceLength());
             report = engine.host(0, train, "host report");
-            state = new ModelState(engine, config, model, plan.groups(), options.dtype(), true);
+            state = new ModelState(arenas, config, model, Layout.dataParallel(options.ranks()), plan.groups(), true);
             loadWeights(checkpoint);
             devices.getFirst().notes().forEach(description.putArray("notes")::add);
             ObjectNode algorithms = description.putObject("algorithms");

@@ -53,7 +53,7 @@ class ProgramJsonTest {
         TinyRun.Outcome actual = TinyRun.run(job, 4, plan -> {
             try {
                 List<StepProgram> read = ProgramJson.read(write(programs(plan)));
-                return new TrainingPlan(read.get(0), read.get(1), plan.groups(), plan.memory(), plan.batches());
+                return new TrainingPlan(read.get(0), read.get(1), plan.groups(), plan.memory(), plan.microbatches());
             } catch (IOException e) {
                 throw new IllegalStateException(e);
             }

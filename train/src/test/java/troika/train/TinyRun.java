@@ -5,16 +5,18 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
+import java.util.TreeMap;
 import java.util.function.Function;
 import java.util.function.IntConsumer;
 import troika.graph.Model;
+import troika.graph.Parameter;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.ParameterGroup;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
@@ -126,7 +128,7 @@ public final class TinyRun {
 
     /// What a run showed.
     ///
-    /// @param weights the final masters of all ranks' parameters, whole, in the order of groups
+    /// @param weights the final masters, whole, in the order of the weights' names
     public record Outcome(List<Float> losses, List<Float> norms, List<float[]> weights) {}
 
     public static Outcome run(Job job, int steps) {
@@ -149,10 +151,11 @@ public final class TinyRun {
 
     /// @param beforeStep gets each step's number, from 1, when its inputs are in host memory
     public static Outcome run(Job job, TrainingPlan plan, Engine engine, int steps, IntConsumer beforeStep) {
-        ModelState state = new ModelState(engine, job.config(), job.model(), plan.groups(), job.dtype(), true);
-        state.initialize(7);
+        RankMemory memory = RankMemory.of(engine, plan.train());
+        Layout layout = Layout.dataParallel(job.ranks());
+        new ModelState(memory, job.config(), job.model(), layout, plan.groups(), true).initialize(7);
         Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
-        Feed feed = new Feed(engine, 0, plan.batches(), SEQUENCE);
+        Feed feed = new Feed(memory, plan.microbatches(), SEQUENCE);
         List<Float> losses = new ArrayList<>();
         List<Float> norms = new ArrayList<>();
         MemorySegment report = engine.host(0, 0, "host report");
@@ -169,24 +172,31 @@ public final class TinyRun {
             norms.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 2));
         }
         engine.drain();
-        List<float[]> weights = new ArrayList<>();
-        plan.groups().forEach(group -> {
-            float[] whole = new float[Math.toIntExact(group.elements())];
-            int at = 0;
-            for (int rank = 0; at < whole.length; rank++) {
-                float[] part = new float[(int) engine.elements(rank, "master:" + group.name())];
-                engine.read(rank, "master:" + group.name(), 0, MemorySegment.ofArray(part));
-                System.arraycopy(part, 0, whole, at, part.length);
-                at += part.length;
+        return new Outcome(losses, norms, wholeMasters(memory, layout, plan));
+    }
+
+    /// The masters of all weights, whole, in the order of their names.
+    private static List<float[]> wholeMasters(RankMemory memory, Layout layout, TrainingPlan plan) {
+        TreeMap<String, float[]> weights = new TreeMap<>();
+        for (int rank = 0; rank < plan.groups().size(); rank++) {
+            for (ParameterGroup group : plan.groups().get(rank)) {
+                for (int i = 0; i < group.parameters().size(); i++) {
+                    Parameter parameter = group.parameters().get(i);
+                    int elements = (int) parameter.portion().whole().elements();
+                    float[] whole = weights.computeIfAbsent(parameter.name(), _ -> new float[elements]);
+                    Layout.Place place = layout.place(rank);
+                    new Holder(rank, place.stage(), place.replica(), group, i)
+                            .read(
+                                    memory,
+                                    "master:" + group.name(),
+                                    0,
+                                    elements,
+                                    MemorySegment.ofArray(whole),
+                                    size -> MemorySegment.ofArray(new byte[(int) size]));
+                }
             }
-            // Padding differs between layouts.
-            int end = 0;
-            for (int i = 0; i < group.parameters().size(); i++) {
-                end = (int) (group.offsets().get(i) + group.parameters().get(i).elements());
-            }
-            weights.add(Arrays.copyOf(whole, end));
-        });
-        return new Outcome(losses, norms, weights);
+        }
+        return List.copyOf(weights.values());
     }
 
     /// Where gradients overflowed first.
@@ -196,16 +206,18 @@ public final class TinyRun {
 
     /// Runs a step whose loss scale is too large, on a batch in which one sequence alone has labels.
     public static Overflow overflow(Job job, TrainingPlan plan, Engine engine, int sequence) {
-        new ModelState(engine, job.config(), job.model(), plan.groups(), job.dtype(), true).initialize(7);
+        RankMemory memory = RankMemory.of(engine, plan.train());
+        Layout layout = Layout.dataParallel(job.ranks());
+        new ModelState(memory, job.config(), job.model(), layout, plan.groups(), true).initialize(7);
         Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
-        Feed feed = new Feed(engine, 0, plan.batches(), SEQUENCE);
+        Feed feed = new Feed(memory, plan.microbatches(), SEQUENCE);
         feed.fill(data, BatchCursor.START.next(data, job.batch()));
         long bytes = 4L * SEQUENCE;
         MemorySegment own = MemorySegment.ofArray(new int[SEQUENCE]);
         MemorySegment other = MemorySegment.ofArray(new int[SEQUENCE]);
         data.read(sequence, MemorySegment.ofArray(new int[SEQUENCE]), own, other);
-        for (int rank = 0; rank < plan.batches().size(); rank++) {
-            for (int m = 0; m < plan.batches().get(rank).size(); m++) {
+        for (int rank = 0; rank < plan.microbatches().size(); rank++) {
+            for (int m = 0; m < plan.microbatches().get(rank).size(); m++) {
                 MemorySegment labels = engine.host(rank, 0, "host labels " + m);
                 for (long at = 0; at < labels.byteSize(); at += bytes) {
                     if (labels.asSlice(at, bytes).mismatch(own) >= 0) {

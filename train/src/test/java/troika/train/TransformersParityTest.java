@@ -74,11 +74,12 @@ class TransformersParityTest {
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {
-            new ModelState(engine, config, model, plan.groups(), DType.F32, true).load(weights);
+            RankMemory memory = RankMemory.of(engine, plan.train());
+            new ModelState(memory, config, model, Layout.dataParallel(1), plan.groups(), true).load(weights);
             float[] losses = floats(expected.tensor("losses"));
             float[] norms = floats(expected.tensor("norms"));
             MemorySegment report = engine.host(0, 0, "host report");
-            Feed feed = new Feed(engine, 0, plan.batches(), SEQUENCE);
+            Feed feed = new Feed(memory, plan.microbatches(), SEQUENCE);
             for (int step = 0; step < STEPS; step++) {
                 int targets = 0;
                 for (String input : List.of("tokens", "labels", "positions")) {
@@ -163,7 +164,7 @@ class TransformersParityTest {
     }
 
     private static void forEachPart(TrainingPlan plan, ModelConfig config, PartVisitor visitor) {
-        for (ParameterGroup group : plan.groups()) {
+        for (ParameterGroup group : plan.groups().getFirst()) {
             for (int i = 0; i < group.parameters().size(); i++) {
                 Parameter parameter = group.parameters().get(i);
                 long columns = parameter.elements() / parameter.shape().size(0);
