@@ -56,10 +56,11 @@ final class Rendezvous {
         lock.lock();
         try {
             while (true) {
-                check();
+                // First: what has been reached is so for all ranks, also where one fails thereafter.
                 if (reached.getAsBoolean()) {
                     return;
                 }
+                check();
                 long left = end - System.nanoTime();
                 if (left <= 0) {
                     throw new IllegalStateException(
@@ -80,7 +81,8 @@ final class Rendezvous {
         }
     }
 
-    /// Makes all waits, under way and to come, throw this cause; the first one counts.
+    /// Makes all waits and changes, under way and to come, throw this cause, but for waits whose change has
+    /// come; the first cause counts.
     void abort(Throwable cause) {
         failure.compareAndSet(null, cause);
         lock.lock();
