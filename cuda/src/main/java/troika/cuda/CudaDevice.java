@@ -3,8 +3,11 @@ package troika.cuda;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.CopyOnWriteArrayList;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.NativeMemory;
 import troika.tensor.Bytes;
@@ -17,13 +20,15 @@ import troika.tensor.Stream;
 import troika.tensor.Tensor;
 import troika.tensor.UserException;
 
-/// One card, through its primary context.
+/// A rank's card, through the card's primary context, which ranks that share the card share too. Streams,
+/// handles of libraries and loaded kernels are the rank's own.
 final class CudaDevice implements Device {
     /// The least scratch memory of a stream that runs kernels: cuBLASLt's and cuDNN's, and partial sums.
     static final long WORKSPACE_BYTES = 192L << 20;
     static final long LOGITS_AT_A_TIME = 128L << 20;
 
-    /// What this process may take of a card beside its arenas: context, kernels, cuBLASLt, cuDNN and graphs.
+    /// What this process may take of a card beside its arenas: context, kernels, cuBLASLt, cuDNN and
+    /// graphs.
     static final long OVERHEAD_BYTES = 1L << 30;
 
     // cuDNN's deterministic backward of attention needs memory that grows with the square of the sequence,
@@ -51,11 +56,19 @@ final class CudaDevice implements Device {
     /// What the driver returned, by the aligned address that others know.
     private final Map<Long, Allocation> allocations = new HashMap<>();
 
+    /// The open devices of this process: those of one card share its memory.
+    private static final List<CudaDevice> OPEN = new CopyOnWriteArrayList<>();
+
     private final List<CudaStream> streams = new ArrayList<>();
     private final List<CudaEvent> events = new ArrayList<>();
+    /// What others have made in this device's context and closes before it.
+    private final Set<Runnable> closings = new LinkedHashSet<>();
+    private final Set<String> notes = new LinkedHashSet<>();
+
+    private volatile long allocatedBytes;
     private boolean closed;
 
-    private record Allocation(long base, boolean host) {}
+    private record Allocation(long base, long bytes, boolean host) {}
 
     /// Opens a card that [CudaDeviceProvider] has found fit.
     CudaDevice(int ordinal, boolean deterministic) {
@@ -78,10 +91,11 @@ final class CudaDevice implements Device {
             transfers = new Transfers(this);
             kernels = new CudaKernels(this);
         } catch (Throwable e) {
-            // The context takes all with it that was made in it.
+            // The context takes all with it that was made in it, once no other rank has it.
             release(() -> Driver.primaryContextRelease(handle));
             throw e;
         }
+        OPEN.add(this);
     }
 
     private static long context(int ordinal, String card, int handle) {
@@ -109,6 +123,16 @@ final class CudaDevice implements Device {
 
     int ordinal() {
         return ordinal;
+    }
+
+    /// The driver's CUdevice.
+    int handle() {
+        return handle;
+    }
+
+    /// The driver's CUcontext.
+    long context() {
+        return context;
     }
 
     /// 80, 89, 90, ...
@@ -161,7 +185,8 @@ final class CudaDevice implements Device {
                 base = Driver.memAlloc(size + PAGE);
             }
             long address = Math.ceilDiv(base, PAGE) * PAGE;
-            allocations.put(address, new Allocation(base, false));
+            allocations.put(address, new Allocation(base, size, false));
+            allocatedBytes += size;
             transfers.zero(address, size);
             NativeMemory.count(bytes);
             return new Memory(name, address, bytes, false);
@@ -209,7 +234,7 @@ final class CudaDevice implements Device {
                     e);
         }
         long address = Math.ceilDiv(base, PAGE) * PAGE;
-        allocations.put(address, new Allocation(base, true));
+        allocations.put(address, new Allocation(base, size, true));
         NativeMemory.ALL.asSlice(address, size).fill((byte) 0);
         NativeMemory.count(bytes);
         return new Memory(name, address, bytes, true);
@@ -219,6 +244,9 @@ final class CudaDevice implements Device {
     public synchronized void free(Memory memory) {
         Allocation allocation = allocations.remove(memory.address());
         if (allocation != null) {
+            if (!allocation.host) {
+                allocatedBytes -= allocation.bytes;
+            }
             free(allocation);
         } else if (!closed) {
             throw new IllegalArgumentException(memory.name() + " is no memory of " + name());
@@ -239,11 +267,34 @@ final class CudaDevice implements Device {
     public DeviceMemory memory() {
         bind();
         Driver.MemoryInfo now = Driver.memoryInfo();
-        return memory(Nvml.memoryOfThisProcess(bus), freeAtStart, now.free());
+        List<CudaDevice> sharing =
+                OPEN.stream().filter(device -> device.ordinal == ordinal).toList();
+        long before =
+                sharing.stream().mapToLong(device -> device.freeAtStart).max().orElse(freeAtStart);
+        long all = sharing.stream().mapToLong(device -> device.allocatedBytes).sum();
+        return share(
+                memory(Nvml.memoryOfThisProcess(bus), before, now.free()),
+                allocatedBytes,
+                all,
+                Math.max(1, sharing.size()));
     }
 
-    /// @param own what NVML says that this process uses; 0 where it does not know, as in a container: then what
-    /// has gone since the card was opened is taken for this process's
+    /// What of a card's memory counts for one of the ranks that share it: what it has allocated and an
+    /// equal part of what the process has taken beside; and of what is left, what makes all parts equal.
+    ///
+    /// @param own bytes that this rank has allocated
+    /// @param all bytes that the ranks of the card have allocated
+    static DeviceMemory share(DeviceMemory card, long own, long all, int ranks) {
+        if (ranks == 1) {
+            return card;
+        }
+        long used = own + Math.max(0, card.used() - all) / ranks;
+        long free = (card.free() + all) / ranks - own;
+        return new DeviceMemory(used, Math.clamp(free, 0, card.free()), card.overhead());
+    }
+
+    /// @param own what NVML says that this process uses; 0 where it does not know, as in a container: then
+    /// what has gone since the card was opened is taken for this process's
     static DeviceMemory memory(long own, long freeAtStart, long free) {
         return new DeviceMemory(own > 0 ? own : Math.max(0, freeAtStart - free), free, OVERHEAD_BYTES);
     }
@@ -275,8 +326,24 @@ final class CudaDevice implements Device {
     }
 
     @Override
-    public List<String> notes() {
-        return kernels.notes();
+    public synchronized List<String> notes() {
+        List<String> all = new ArrayList<>(kernels.notes());
+        all.addAll(notes);
+        return all;
+    }
+
+    /// Adds to [#notes] what is not there yet.
+    synchronized void note(String note) {
+        notes.add(note);
+    }
+
+    /// Has something closed before this device is, unless [#closedBefore] says that it was.
+    synchronized void closeBefore(Runnable closing) {
+        closings.add(closing);
+    }
+
+    synchronized void closedBefore(Runnable closing) {
+        closings.remove(closing);
     }
 
     @Override
@@ -329,6 +396,8 @@ final class CudaDevice implements Device {
             return;
         }
         closed = true;
+        OPEN.remove(this);
+        List.copyOf(closings).forEach(Runnable::run);
         List.copyOf(streams).forEach(CudaStream::close);
         events.forEach(event -> release(event::close));
         release(kernels::close);

@@ -1,6 +1,9 @@
 package troika.cuda;
 
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
@@ -9,7 +12,8 @@ import troika.tensor.Finding;
 import troika.tensor.Presence;
 import troika.tensor.UserException;
 
-/// Opens `cuda:N`, the NVIDIA card of that number, as the driver counts them from 0.
+/// Opens `cuda:N`, the NVIDIA card of that number, as the driver counts them from 0, and `cuda:N,M,…`, a
+/// card for each rank; ranks may share a card.
 public final class CudaDeviceProvider implements DeviceProvider {
     private static final int OLDEST_DRIVER = 12_000;
     private static final int OLDEST_CAPABILITY = 80;
@@ -19,17 +23,29 @@ public final class CudaDeviceProvider implements DeviceProvider {
         return "cuda";
     }
 
-    /// @param specification the card's number; 0 where it is empty
+    /// @param specification the number of each rank's card; 0 where it is empty
     /// @param deterministic whether two runs must agree bit for bit
     @Override
     public List<Device> open(String specification, boolean deterministic) {
-        int ordinal = ordinal(specification);
-        requireUsable(ordinal);
-        return List.of(new CudaDevice(ordinal, deterministic));
+        List<Integer> ordinals = ordinals(specification);
+        for (int ordinal : new TreeSet<>(ordinals)) {
+            requireUsable(ordinal);
+        }
+        List<Device> devices = new ArrayList<>();
+        try {
+            for (int ordinal : ordinals) {
+                devices.add(new CudaDevice(ordinal, deterministic));
+            }
+            return devices;
+        } catch (Throwable e) {
+            devices.forEach(Device::close);
+            throw e;
+        }
     }
 
     @Override
     public DeviceNeeds needs(String specification, boolean deterministic) {
+        ordinals(specification);
         return new DeviceNeeds(CudaDevice.workspaceBytes(deterministic), CudaDevice.LOGITS_AT_A_TIME);
     }
 
@@ -57,6 +73,8 @@ public final class CudaDeviceProvider implements DeviceProvider {
     /// Throws [UserException] unless the card is there and all that it needs.
     private static void requireUsable(int ordinal) {
         requireDriver(CudaLibraries.driverVersion());
+        // Before other threads read the environment.
+        CudaLibraries.allowConnections();
         CudaLibraries.nvml();
         CudaLibraries.loadAhead();
         try {
@@ -74,16 +92,16 @@ public final class CudaDeviceProvider implements DeviceProvider {
         CudaLibraries.cublasLt();
     }
 
-    static int ordinal(String specification) {
-        if (specification.contains(",")) {
-            throw new UserException("--devices cuda:" + specification + " names several cards, and training on several "
-                    + "comes with the layouts: name one, such as cuda:0.");
+    /// The card of each rank.
+    static List<Integer> ordinals(String specification) {
+        if (specification.isEmpty()) {
+            return List.of(0);
         }
-        if (!specification.isEmpty() && !specification.matches("\\d{1,3}")) {
+        if (!specification.matches("\\d{1,3}(,\\d{1,3})*")) {
             throw new UserException("--devices cuda:" + specification + " does not name a card: write cuda:N with its "
-                    + "number, from 0 on, such as cuda:0.");
+                    + "number, from 0 on, such as cuda:0, or the number of each rank's card, such as cuda:0,1.");
         }
-        return specification.isEmpty() ? 0 : Integer.parseInt(specification);
+        return Arrays.stream(specification.split(",", -1)).map(Integer::valueOf).toList();
     }
 
     static void requireDriver(int version) {

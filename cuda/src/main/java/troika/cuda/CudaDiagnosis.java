@@ -76,6 +76,20 @@ final class CudaDiagnosis {
         } else {
             add(SECTION, "cuDNN", dotted(version(cudnn, "cudnnGetVersion")), path("cuDNN"));
         }
+        nccl();
+    }
+
+    private void nccl() {
+        if (CudaLibraries.nccl() == null) {
+            findings.add(Finding.missing(
+                    SECTION, "NCCL", "only several cards use it, and Troika's own collectives do without it"));
+            return;
+        }
+        try {
+            add(SECTION, "NCCL", Nccl.version(), path("NCCL"));
+        } catch (RuntimeException | LinkageError e) {
+            missing(SECTION, "NCCL", e);
+        }
     }
 
     private static String path(String library) {
@@ -168,14 +182,31 @@ final class CudaDiagnosis {
     }
 
     private void between(CardProbe from, int a, CardProbe to, int b) {
-        rate(
+        boolean reach = from.reaches(to);
+        boolean right = rate(
                 "cuda:" + a,
                 "to cuda:" + b,
                 () -> from.toCard(to),
-                from.reaches(to) ? "directly" : "through host memory: these cards cannot reach each other");
+                reach ? "directly" : "through host memory: these cards cannot reach each other");
+        if (a < b) {
+            Transport.Link link = Transport.link(reach && to.reaches(from), right);
+            add(
+                    "cuda:" + a,
+                    "ranks' data to and from cuda:" + b,
+                    link.transport().words(),
+                    link.why() + collectives());
+        }
     }
 
-    private void rate(String section, String name, Supplier<Double> measured, String note) {
+    /// Who does the collectives of ranks on different cards, behind how their data goes.
+    private static String collectives() {
+        CudaCommunicatorProvider.Choice choice =
+                CudaCommunicatorProvider.choose("", 2, true, false, CudaLibraries.nccl() != null);
+        return choice.nccl() ? "; NCCL does collectives unless the run is deterministic" : "";
+    }
+
+    /// Adds a measured rate; returns whether the data was right.
+    private boolean rate(String section, String name, Supplier<Double> measured, String note) {
         @Nullable Double rate = measured.get();
         boolean right = rate != null && !Double.isNaN(rate);
         add(
@@ -183,5 +214,6 @@ final class CudaDiagnosis {
                 name,
                 right ? String.format(Locale.ROOT, "%.1f GB/s", rate / 1e9) : "wrong data",
                 right ? note + ", data verified" : "what arrived is not what was sent: do not train on this card");
+        return right;
     }
 }

@@ -4,6 +4,7 @@ import static java.lang.foreign.ValueLayout.JAVA_INT;
 
 import java.io.IOException;
 import java.lang.foreign.Arena;
+import java.lang.foreign.Linker;
 import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -24,8 +25,8 @@ import troika.ffi.Native;
 import troika.ffi.NativeLibrary;
 import troika.tensor.UserException;
 
-/// NVIDIA's libraries on this machine, each found once. The driver, NVRTC and cuBLASLt are needed; cuDNN
-/// and NVML are used where they are there. Each method throws [UserException] where a library that is
+/// NVIDIA's libraries on this machine, each found once. The driver, NVRTC and cuBLASLt are needed; cuDNN,
+/// NVML and NCCL are used where they are there. Each method throws [UserException] where a library that is
 /// needed is missing.
 final class CudaLibraries {
     private static final LibrarySearch SEARCH = LibrarySearch.ofSystem();
@@ -39,8 +40,10 @@ final class CudaLibraries {
     private static @Nullable Toolkit toolkit;
     private static @Nullable Found cudnn;
     private static @Nullable Found nvml;
+    private static @Nullable Found nccl;
     private static boolean cudnnSearched;
     private static boolean nvmlSearched;
+    private static boolean ncclSearched;
     private static int driverVersion;
 
     private CudaLibraries() {}
@@ -114,6 +117,30 @@ final class CudaLibraries {
         return nvml == null ? null : nvml.library();
     }
 
+    /// NCCL, or null.
+    static synchronized @Nullable NativeLibrary nccl() {
+        if (!ncclSearched) {
+            ncclSearched = true;
+            nccl = optional("libnccl.so.2");
+        }
+        return nccl == null ? null : nccl.library();
+    }
+
+    /// Asks the driver for its most hardware queues a card, before it is started. It has 8 by default, and
+    /// streams that share a queue wait for each other although nothing of theirs depends: a rank has up to
+    /// seven lanes, several ranks may share a card, and a copy that waits for another rank would hold up a
+    /// product behind it. A value that the user has set stays.
+    static void allowConnections() {
+        MethodHandle function = new NativeLibrary("libc", Linker.nativeLinker().defaultLookup())
+                .function("setenv", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS, ValueLayout.ADDRESS, JAVA_INT});
+        try (Arena arena = Arena.ofConfined()) {
+            Native.check("setenv", (int) function.invokeExact(
+                    arena.allocateFrom("CUDA_DEVICE_MAX_CONNECTIONS"), arena.allocateFrom("32"), 0));
+        } catch (Throwable e) {
+            throw Native.failed("setenv", e);
+        }
+    }
+
     /// Where the libraries were found that have been asked for so far, by their names in words.
     static synchronized Map<String, Path> files() {
         Map<String, Path> files = new LinkedHashMap<>();
@@ -122,6 +149,7 @@ final class CudaLibraries {
         put(files, "cuBLASLt", toolkit == null ? null : toolkit.cublasLt);
         put(files, "cuDNN", cudnn);
         put(files, "NVML", nvml);
+        put(files, "NCCL", nccl);
         return files;
     }
 
@@ -212,8 +240,9 @@ final class CudaLibraries {
         }
     }
 
-    /// A library's version: from its file's name, as in libcudnn.so.9.19.0, or else from what Python's installer wrote
-    /// beside its packages, as in nvidia_cudnn_cu13-9.19.0.56.dist-info. Empty where neither tells.
+    /// A library's version: from its file's name, as in libcudnn.so.9.19.0, or else from what Python's
+    /// installer wrote beside its packages, as in nvidia_cudnn_cu13-9.19.0.56.dist-info. Empty where
+    /// neither tells.
     static int[] version(Path file) {
         try {
             Path real = file.toRealPath();

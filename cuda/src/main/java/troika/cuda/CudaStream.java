@@ -24,8 +24,8 @@ final class CudaStream implements Stream {
     private final Arena arena = Arena.ofShared();
     private final MemorySegment parameters = arena.allocate(16L * MOST_ARGUMENTS, 16);
     private final List<CudaGraph> graphs = new ArrayList<>();
-    /// Pinned memory that holds the latest mark: of all memory that a card writes, it alone can be read after
-    /// a failure.
+    /// Pinned memory that holds the latest mark: of all memory that a card writes, it alone can be read
+    /// after a failure.
     private final long mark;
 
     private boolean capturing;
@@ -79,12 +79,10 @@ final class CudaStream implements Stream {
         return parameters;
     }
 
-    /// Unsupported: a card runs no function of the host; the collectives of several cards come with the
-    /// layouts.
+    /// Unsupported: a card runs no function of the host. [CudaGroup] enqueues copies and kernels.
     @Override
     public void enqueue(Runnable function) {
-        throw new UnsupportedOperationException("stream " + name
-                + " of a card cannot run a function of the host: collectives of several cards come with the layouts");
+        throw new UnsupportedOperationException("stream " + name + " of a card cannot run a function of the host");
     }
 
     @Override
@@ -170,7 +168,11 @@ final class CudaStream implements Stream {
         }
     }
 
-    private void requireNoCapture(String call) {
+    boolean closed() {
+        return closed;
+    }
+
+    void requireNoCapture(String call) {
         if (closed) {
             throw new IllegalStateException("stream " + name + " is closed");
         }

@@ -17,6 +17,8 @@ final class Peers {
     private static final MethodHandle COPY =
             handle("cuMemcpyPeerAsync", JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG);
 
+    private static final int ENABLED_BEFORE = 704;
+
     private Peers() {}
 
     private static MethodHandle handle(String function, MemoryLayout... arguments) {
@@ -38,7 +40,7 @@ final class Peers {
         }
     }
 
-    /// Lets the current context address another's memory.
+    /// Lets the current context address another's memory, if it may not yet.
     static void enable(long peerContext) {
         int status;
         try {
@@ -46,7 +48,9 @@ final class Peers {
         } catch (Throwable e) {
             throw Native.failed("cuCtxEnablePeerAccess", e);
         }
-        Driver.check("cuCtxEnablePeerAccess", status);
+        if (status != ENABLED_BEFORE) {
+            Driver.check("cuCtxEnablePeerAccess", status);
+        }
     }
 
     /// Takes back what [#enable] let.
@@ -60,7 +64,8 @@ final class Peers {
         Driver.check("cuCtxDisablePeerAccess", status);
     }
 
-    /// Copies between two cards: directly where the stream's context may address both, else through the host.
+    /// Copies between two cards: directly where the stream's context may address both, else through the
+    /// host.
     static void copyAsync(long to, long toContext, long from, long fromContext, long bytes, long stream) {
         int status;
         try {

@@ -26,27 +26,23 @@ class CudaDeviceProviderTest {
     }
 
     @Test
-    void aSpecificationIsACardsNumber() {
-        assertThat(CudaDeviceProvider.ordinal("")).isZero();
-        assertThat(CudaDeviceProvider.ordinal("0")).isZero();
-        assertThat(CudaDeviceProvider.ordinal("12")).isEqualTo(12);
+    void aSpecificationIsACardsNumberOrThatOfEachRanksCard() {
+        assertThat(CudaDeviceProvider.ordinals("")).containsExactly(0);
+        assertThat(CudaDeviceProvider.ordinals("0")).containsExactly(0);
+        assertThat(CudaDeviceProvider.ordinals("12")).containsExactly(12);
+        assertThat(CudaDeviceProvider.ordinals("0,2,1")).containsExactly(0, 2, 1);
+        assertThat(CudaDeviceProvider.ordinals("0,0,0")).containsExactly(0, 0, 0);
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"x", "-1", "1.5", "99999999999", " 0", "cuda:0"})
+    @ValueSource(strings = {"x", "-1", "1.5", "99999999999", " 0", "cuda:0", "0,", ",0", "0,,1", "0, 1", "0-2"})
     void whatIsNoNumberIsNamed(String wrong) {
+        String message = "--devices cuda:" + wrong + " does not name a card: write cuda:N with its number, from 0 on, "
+                + "such as cuda:0, or the number of each rank's card, such as cuda:0,1.";
         assertThatThrownBy(() -> new CudaDeviceProvider().open(wrong, true))
                 .isInstanceOf(UserException.class)
-                .hasMessage("--devices cuda:" + wrong
-                        + " does not name a card: write cuda:N with its number, from 0 on, " + "such as cuda:0.");
-    }
-
-    @Test
-    void severalCardsComeWithTheLayouts() {
-        assertThatThrownBy(() -> new CudaDeviceProvider().open("0,1", true))
-                .isInstanceOf(UserException.class)
-                .hasMessage("--devices cuda:0,1 names several cards, and training on several comes with the layouts: "
-                        + "name one, such as cuda:0.");
+                .hasMessage(message);
+        assertThatThrownBy(() -> new CudaDeviceProvider().needs(wrong, true)).hasMessage(message);
     }
 
     @Test
@@ -108,7 +104,24 @@ class CudaDeviceProviderTest {
     }
 
     @Test
+    void ranksThatShareACardHaveTheirShareOfItsMemory() {
+        DeviceMemory whole = new DeviceMemory(40, 60, 7);
+        assertThat(CudaDevice.share(whole, 10, 10, 1)).isEqualTo(whole);
+        // Before anything is allocated: what the process has taken and what is free, by three.
+        assertThat(CudaDevice.share(new DeviceMemory(6, 90, 7), 0, 0, 3)).isEqualTo(new DeviceMemory(2, 30, 7));
+        // The first of three has allocated 30 of the 90.
+        assertThat(CudaDevice.share(new DeviceMemory(36, 60, 7), 30, 30, 3)).isEqualTo(new DeviceMemory(32, 0, 7));
+        assertThat(CudaDevice.share(new DeviceMemory(36, 60, 7), 0, 30, 3)).isEqualTo(new DeviceMemory(2, 30, 7));
+        // One that took more than its share leaves the others no more than there is.
+        assertThat(CudaDevice.share(new DeviceMemory(80, 10, 7), 0, 80, 3).free())
+                .isEqualTo(10);
+        assertThat(CudaDevice.share(new DeviceMemory(80, 10, 7), 80, 80, 3).free())
+                .isZero();
+    }
+
+    @Test
     void needsAreKnownWithoutACard() {
+        assertThat(new CudaDeviceProvider().needs("0,0,0", true)).isEqualTo(new CudaDeviceProvider().needs("0", true));
         assertThat(new CudaDeviceProvider().needs("0", true))
                 .isEqualTo(new DeviceNeeds(CudaDevice.workspaceBytes(true), CudaDevice.LOGITS_AT_A_TIME));
     }

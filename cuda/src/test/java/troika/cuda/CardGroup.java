@@ -1,0 +1,138 @@
+package troika.cuda;
+
+import static org.junit.jupiter.api.Assumptions.abort;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import troika.comm.Communicator;
+import troika.tensor.DType;
+import troika.tensor.Memory;
+import troika.tensor.Shape;
+import troika.tensor.Tensor;
+import troika.tensor.UserException;
+
+/// Ranks that share card 0, each with a thread, for tests.
+final class CardGroup implements AutoCloseable {
+    private static final long BALLAST_BYTES = 32L << 20;
+
+    final List<CudaDevice> devices = new ArrayList<>();
+    final List<? extends Communicator> communicators;
+    private final List<Memory> ballast = new ArrayList<>();
+    private final ExecutorService threads;
+
+    /// Skips the test, with the reason, where there is no card.
+    CardGroup(int ranks, Transport transport) {
+        try {
+            new CudaDeviceProvider()
+                    .open(String.join(",", Collections.nCopies(ranks, "0")), false)
+                    .forEach(device -> devices.add((CudaDevice) device));
+        } catch (UserException e) {
+            abort("no card: " + e.getMessage());
+        }
+        devices.forEach(device -> ballast.add(device.allocate("ballast", BALLAST_BYTES)));
+        threads = Executors.newFixedThreadPool(ranks);
+        communicators = group(transport);
+    }
+
+    /// Another group of the same ranks.
+    List<? extends Communicator> group(Transport transport) {
+        String before = System.getProperty(Transport.PROPERTY);
+        if (transport == Transport.STAGED) {
+            System.setProperty(Transport.PROPERTY, "staged");
+        } else {
+            System.clearProperty(Transport.PROPERTY);
+        }
+        try {
+            return new CudaGroup(devices).ranks();
+        } finally {
+            if (before == null) {
+                System.clearProperty(Transport.PROPERTY);
+            } else {
+                System.setProperty(Transport.PROPERTY, before);
+            }
+        }
+    }
+
+    int size() {
+        return devices.size();
+    }
+
+    Memory memory(int rank, long bytes) {
+        return devices.get(rank).allocate("test of rank " + rank, bytes);
+    }
+
+    void free(int rank, Memory memory) {
+        devices.get(rank).free(memory);
+    }
+
+    CudaStream stream(int rank, String name) {
+        return (CudaStream) devices.get(rank).stream(name + " " + rank, null);
+    }
+
+    /// Keeps a stream busy for up to some hundred microseconds, so that ranks are at different places.
+    void delay(int rank, CudaStream stream, int amount) {
+        for (int i = 0; i < amount; i++) {
+            Driver.memsetD8Async(ballast.get(rank).address(), (byte) i, BALLAST_BYTES, stream.handle());
+        }
+    }
+
+    interface Work {
+        void run(int rank) throws Exception;
+    }
+
+    /// Runs the same on all ranks' threads; the first failure aborts the group and is thrown.
+    void run(Work work) throws Exception {
+        List<Future<?>> running = new ArrayList<>();
+        for (int i = 0; i < size(); i++) {
+            int rank = i;
+            running.add(threads.submit(() -> {
+                try {
+                    devices.get(rank).bind();
+                    work.run(rank);
+                } catch (Exception | AssertionError e) {
+                    communicators.get(rank).abort(e);
+                    throw e;
+                }
+                return null;
+            }));
+        }
+        Throwable first = null;
+        for (Future<?> future : running) {
+            try {
+                future.get(100, TimeUnit.SECONDS);
+            } catch (ExecutionException e) {
+                Throwable cause = e.getCause() == null ? e : e.getCause();
+                if (first == null || "another rank failed".equals(first.getMessage())) {
+                    first = cause;
+                }
+            } catch (TimeoutException e) {
+                first = first == null ? e : first;
+            }
+        }
+        if (first instanceof Error error) {
+            throw error;
+        }
+        if (first != null) {
+            throw (Exception) first;
+        }
+    }
+
+    /// The elements of a memory from a byte on.
+    static Tensor tensor(Memory memory, long offset, DType dtype, long elements) {
+        return memory.tensor(offset, dtype, Shape.of(elements));
+    }
+
+    @Override
+    public void close() {
+        threads.shutdownNow();
+        communicators.forEach(Communicator::close);
+        devices.forEach(CudaDevice::close);
+    }
+}
