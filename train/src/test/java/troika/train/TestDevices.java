@@ -1,7 +1,5 @@
 package troika.train;
 
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
-
 import java.util.List;
 import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
@@ -19,8 +17,8 @@ final class TestDevices {
         if (NAMED.isEmpty()) {
             return "cpu:" + ranks;
         }
-        assumeTrue(ranks == 1, "-D" + PROPERTY + "=" + NAMED + " is one device, and this test has " + ranks + " ranks");
-        return NAMED;
+        // All ranks share the one device that is named.
+        return NAMED + ("," + NAMED.substring(NAMED.indexOf(':') + 1)).repeat(ranks - 1);
     }
 
     /// One device a rank.
