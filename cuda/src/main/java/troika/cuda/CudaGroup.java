@@ -402,6 +402,11 @@ final class CudaGroup {
             }
             closed = true;
             device.closedBefore(closing);
+            CudaStream last = lane;
+            if (last != null && !last.closed()) {
+                // It may still use what is given back here.
+                device.release(() -> Driver.streamSynchronize(last.handle()));
+            }
             for (int peer = 0; peer < ranks.length; peer++) {
                 if (peer != rank) {
                     channels[rank][peer].closeSending();

@@ -3,7 +3,6 @@ package troika.cuda;
 import static org.junit.jupiter.api.Assumptions.abort;
 
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
@@ -11,6 +10,8 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import troika.comm.Communicator;
 import troika.tensor.DType;
 import troika.tensor.Memory;
@@ -18,7 +19,7 @@ import troika.tensor.Shape;
 import troika.tensor.Tensor;
 import troika.tensor.UserException;
 
-/// Ranks that share card 0, each with a thread, for tests.
+/// Ranks that share card 0, each with a thread, for tests; or the cards of -Dtroika.test.cards=0,1,2, in turns.
 final class CardGroup implements AutoCloseable {
     private static final long BALLAST_BYTES = 32L << 20;
 
@@ -28,11 +29,15 @@ final class CardGroup implements AutoCloseable {
     private final ExecutorService threads;
 
     /// Skips the test, with the reason, where there is no card.
+    ///
+    /// @param transport STAGED, or else the nearest that the cards have
     CardGroup(int ranks, Transport transport) {
+        String[] cards = System.getProperty("troika.test.cards", "0").split(",", -1);
+        String specification = IntStream.range(0, ranks)
+                .mapToObj(rank -> cards[rank % cards.length])
+                .collect(Collectors.joining(","));
         try {
-            new CudaDeviceProvider()
-                    .open(String.join(",", Collections.nCopies(ranks, "0")), false)
-                    .forEach(device -> devices.add((CudaDevice) device));
+            new CudaDeviceProvider().open(specification, false).forEach(device -> devices.add((CudaDevice) device));
         } catch (UserException e) {
             abort("no card: " + e.getMessage());
         }

@@ -65,8 +65,7 @@ class NcclGroupTest {
         CudaDevice device = Cards.open(false);
         try (device) {
             assumeTrue(CudaLibraries.nccl() != null, "there is no NCCL");
-            assertThatThrownBy(
-                            () -> Nccl.create(List.of(device.ordinal(), device.ordinal())))
+            assertThatThrownBy(() -> Nccl.create(List.of(device.ordinal(), device.ordinal())))
                     .isInstanceOf(CudaException.class)
                     .hasMessageContaining("ncclCommInitAll returned ");
         }
