@@ -92,7 +92,7 @@ final class Meeting {
                 }
             }
         }
-        return staged ? List.of(up, down) : List.of(across);
+        return List.of(staged ? both(up, down) : across);
     }
 
     private List<List<Links.Flow>> scatter(double[] shards) {
@@ -111,7 +111,7 @@ final class Meeting {
                 }
             }
         }
-        return staged ? List.of(up, down, sums) : List.of(across, sums);
+        return List.of(staged ? both(up, down) : across, sums);
     }
 
     private List<List<Links.Flow>> send(Arrival from, Arrival to) {
@@ -122,8 +122,15 @@ final class Meeting {
                     + to.rank() + " receives " + (long) room);
         }
         return staged
-                ? List.of(List.of(links.toHost(from.rank(), bytes)), List.of(links.fromHost(to.rank(), bytes)))
+                ? List.of(List.of(links.toHost(from.rank(), bytes), links.fromHost(to.rank(), bytes)))
                 : List.of(List.of(links.between(from.rank(), to.rank(), bytes)));
+    }
+
+    /// Staged copies go in pieces, up and down at the same time.
+    private static List<Links.Flow> both(List<Links.Flow> up, List<Links.Flow> down) {
+        List<Links.Flow> both = new ArrayList<>(up);
+        both.addAll(down);
+        return both;
     }
 
     private int rank(int i) {

@@ -103,8 +103,16 @@ final class StepOrder {
         for (int stage = 0; stage < actions.size(); stage++) {
             gathers.add(new Gathers(compiler.options(), first(stage), actions.get(stage)));
         }
-        for (Event event : events) {
-            compute(event);
+        for (int i = 0; i < events.size(); ) {
+            Event first = events.get(i);
+            int end = i + 1;
+            while (end < events.size()
+                    && events.get(end).stage() == first.stage()
+                    && events.get(end).action().equals(first.action())) {
+                end++;
+            }
+            compute(events.subList(i, end));
+            i = end;
         }
     }
 
@@ -118,43 +126,63 @@ final class StepOrder {
                 .toList();
     }
 
-    private void compute(Event event) {
-        Action action = event.action();
-        int stage = event.stage();
+    /// What replicas of a stage do at the same time: block by block, so that what they do together comes as early
+    /// as it can.
+    private void compute(List<Event> events) {
+        Action action = events.getFirst().action();
         int m = action.microbatch();
-        List<RankStep> members = replica(stage, event.replica());
-        List<Integer> blocks = members.getFirst().part().chunks().get(action.chunk());
-        boolean empty = members.getFirst().empty(m);
+        List<Integer> blocks = first(events.getFirst().stage()).part().chunks().get(action.chunk());
         switch (action.phase()) {
             case FORWARD -> {
                 for (int block : blocks) {
-                    use(event, block);
-                    if (!empty) {
-                        members.forEach(rank -> rank.forward(block, m));
+                    for (Event event : events) {
+                        use(event, block);
+                        present(event).forEach(rank -> rank.forward(block, m));
                     }
                 }
-                if (!empty) {
-                    transfers.forward(event, blocks.getLast());
-                }
+                events.stream()
+                        .filter(event -> !present(event).isEmpty())
+                        .forEach(event -> transfers.forward(event, blocks.getLast()));
             }
             case BACKWARD, BACKWARD_INPUT -> {
                 for (int block : blocks.reversed()) {
-                    if (Gathers.backwardReads(block)) {
-                        use(event, block);
-                    }
-                    if (!empty) {
-                        members.forEach(rank -> rank.backwardInput(block, m));
+                    for (Event event : events) {
+                        if (Gathers.backwardReads(block)) {
+                            use(event, block);
+                        }
+                        present(event).forEach(rank -> rank.backwardInput(block, m));
                     }
                     if (action.phase() == Phase.BACKWARD) {
-                        backwardWeight(event, members, block);
+                        backwardWeight(events, block, blocks);
                     }
                 }
-                if (!empty) {
-                    transfers.backward(event, blocks.getFirst());
+                events.stream()
+                        .filter(event -> !present(event).isEmpty())
+                        .forEach(event -> transfers.backward(event, blocks.getFirst()));
+            }
+            case BACKWARD_WEIGHT -> {
+                for (int block : blocks.reversed()) {
+                    events.forEach(event -> backwardWeight(event, block));
                 }
             }
-            case BACKWARD_WEIGHT -> blocks.reversed().forEach(block -> backwardWeight(event, members, block));
         }
+    }
+
+    /// The first layer's weight gradients come behind the embedding's, which leave while those are computed.
+    private void backwardWeight(List<Event> events, int block, List<Integer> blocks) {
+        if (block == 1 && blocks.contains(0)) {
+            return;
+        }
+        events.forEach(event -> backwardWeight(event, block));
+        if (block == 0 && blocks.contains(1)) {
+            events.forEach(event -> backwardWeight(event, 1));
+        }
+    }
+
+    /// The ranks of an event's replica, none where its microbatch has no sequences.
+    private List<RankStep> present(Event event) {
+        List<RankStep> members = replica(event.stage(), event.replica());
+        return members.getFirst().empty(event.action().microbatch()) ? List.of() : members;
     }
 
     /// Before a replica's block uses its weights.
@@ -177,13 +205,11 @@ final class StepOrder {
         }
     }
 
-    private void backwardWeight(Event event, List<RankStep> members, int block) {
+    private void backwardWeight(Event event, int block) {
         int m = event.action().microbatch();
+        List<RankStep> members = replica(event.stage(), event.replica());
         RankStep first = members.getFirst();
-        boolean empty = first.empty(m);
-        if (!empty) {
-            members.forEach(rank -> rank.backwardWeight(block, m));
-        }
+        present(event).forEach(rank -> rank.backwardWeight(block, m));
         for (ParameterGroup group : first.part().groupsOf(block)) {
             boolean each = first.tensors().shardedGradients(group);
             int users = first.part().users(group);
