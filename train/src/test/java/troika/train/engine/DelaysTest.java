@@ -6,6 +6,7 @@ import java.util.List;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
+import troika.plan.Layout;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
@@ -21,6 +22,10 @@ class DelaysTest {
         return List.of(
                 job.ranks(2).zero(1).accumulate(2),
                 job.ranks(2).zero(2),
+                job.ranks(2).zero(3).accumulate(2),
+                job.in(Layout.parse("0,1:dp2 | 2")).accumulate(2),
+                job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2),
+                job.in(Layout.parse("0,1,2:tp3")),
                 job.ranks(3).zero(1).of(DType.BF16),
                 job.ranks(3).zero(2).accumulate(2).recomputing());
     }
