@@ -12,6 +12,7 @@ import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
@@ -305,9 +306,7 @@ class ModelStateTest {
         }
 
         private Held held(int rank, String name) {
-            Held held = tensors.get(rank).get(name);
-            assertThat(held).as(name + " on rank " + rank).isNotNull();
-            return held;
+            return Objects.requireNonNull(tensors.get(rank).get(name), name + " on rank " + rank);
         }
 
         float[] floats(int rank, String name) {
