@@ -11,6 +11,7 @@ import java.util.function.LongSupplier;
 import org.jspecify.annotations.Nullable;
 import troika.plan.MemoryPlan;
 import troika.plan.TensorSpec;
+import troika.tensor.Bytes;
 import troika.train.StepMetrics;
 import troika.train.TrainingListener;
 import troika.train.TrainingResult;
@@ -244,10 +245,7 @@ final class ProgressBar implements TrainingListener {
     }
 
     static String bytes(long bytes) {
-        double mib = bytes / 1048576.0;
-        return mib < 1024
-                ? String.format(Locale.ROOT, "%.0f MiB", mib)
-                : String.format(Locale.ROOT, "%.1f GiB", mib / 1024);
+        return bytes < 1L << 30 ? Bytes.mib(bytes, 0) : Bytes.gib(bytes, 1);
     }
 
     private static String rate(double learningRate) {

@@ -4,10 +4,10 @@ import java.nio.file.Path;
 import java.util.Map;
 import troika.tensor.DType;
 import troika.tensor.UserException;
-import troika.train.config.Parallelism;
 import troika.train.config.Recompute;
 import troika.train.config.SaveStrategy;
 import troika.train.config.SchedulerType;
+import troika.train.config.Sharing;
 import troika.train.config.TrainingOptionsBuilder;
 
 /// The options that say what to train, how and on what.
@@ -119,12 +119,12 @@ final class TrainingFlags {
                         "X,X,...",
                         "A weight for each rank, by which layers, heads and sequences are shared among cards of unequal"
                                 + " speed, such as 1,1,0.6. (default: all 1)",
-                        text -> run.shares(Parallelism.shares(text)),
+                        text -> run.shares(Sharing.shares(text)),
                         "--shares")
                 .text(
                         "1f1b|interleaved|zero-bubble",
                         "Order in which stages run their microbatches. (default: 1f1b)",
-                        word -> run.pipelineSchedule(Parallelism.schedule(word)),
+                        word -> run.pipelineSchedule(Sharing.schedule(word)),
                         "--pipeline-schedule")
                 .integer(
                         "Runs of layers that each stage holds. (default: 1; 2 with interleaved)",

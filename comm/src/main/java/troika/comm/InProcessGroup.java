@@ -1,90 +1,73 @@
 package troika.comm;
 
-import static java.lang.foreign.ValueLayout.JAVA_FLOAT_UNALIGNED;
-import static java.nio.ByteOrder.nativeOrder;
 import static troika.ffi.NativeMemory.ALL;
 
 import java.lang.foreign.MemorySegment;
-import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
-import java.util.concurrent.atomic.AtomicReference;
-import java.util.concurrent.locks.Condition;
-import java.util.concurrent.locks.ReentrantLock;
-import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.VectorSpecies;
-import org.jspecify.annotations.Nullable;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.stream.Collectors;
 import troika.tensor.DType;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
 /// Ranks that are threads of one JVM and whose tensors lie in host memory.
 ///
-/// A collective is a function on each rank's communication stream. The ranks publish their tensors
-/// and meet; then each reads what it needs straight out of the others' memory; and they meet again
-/// before any of them goes on to change it. An all-reduce is a reduce-scatter in place and an
-/// all-gather, the bandwidth-optimal pair (Patarasu & Yuan 2009). Waiting threads sleep: there may
-/// be more ranks than cores.
+/// A collective is a function on each rank's stream. The ranks publish their tensors and meet; then each
+/// reads what it needs straight out of the others' memory; and they meet again before any of them goes on to
+/// change it. An all-reduce is a reduce-scatter in place and an all-gather, the bandwidth-optimal pair
+/// (Patarasu & Yuan 2009). Waiting threads sleep: there may be more ranks than cores.
 public final class InProcessGroup {
-    private static final VectorSpecies<Float> SPECIES = FloatVector.SPECIES_PREFERRED;
-    /// Elements summed at a time, so that the partial sum stays in the first-level cache.
-    private static final long BLOCK = 2048;
-
     private final Rank[] ranks;
-    private final AtomicReference<@Nullable Throwable> failure = new AtomicReference<>();
-    private final ReentrantLock lock = new ReentrantLock();
-    private final Condition met = lock.newCondition();
-    private int waiting;
-    private long meeting;
+    private final Meeting meeting;
+    /// By sender and receiver.
+    private final Transfer[][] transfers;
+
+    private enum Kind {
+        ALL_REDUCE("an all-reduce"),
+        REDUCE_SCATTER("a reduce-scatter"),
+        ALL_GATHER("an all-gather");
+
+        private final String words;
+
+        Kind(String words) {
+            this.words = words;
+        }
+    }
 
     private InProcessGroup(int size) {
+        meeting = new Meeting(size);
         ranks = new Rank[size];
+        transfers = new Transfer[size][size];
         for (int i = 0; i < size; i++) {
-            ranks[i] = new Rank(i);
+            ranks[i] = new Rank(i, size);
+            for (int j = 0; j < size; j++) {
+                transfers[i][j] = new Transfer(i, j);
+            }
         }
     }
 
     /// The communicators of a new group, by rank.
     public static List<Communicator> create(int size) {
-        return new ArrayList<>(List.of(new InProcessGroup(size).ranks));
-    }
-
-    /// Waits until all ranks are here.
-    private void meet() {
-        lock.lock();
-        try {
-            check();
-            long mine = meeting;
-            if (++waiting == ranks.length) {
-                waiting = 0;
-                meeting++;
-                met.signalAll();
-                return;
-            }
-            while (meeting == mine) {
-                met.awaitUninterruptibly();
-                check();
-            }
-        } finally {
-            lock.unlock();
-        }
-    }
-
-    private void check() {
-        Throwable cause = failure.get();
-        if (cause != null) {
-            throw new IllegalStateException("another rank failed", cause);
-        }
+        return List.of(new InProcessGroup(size).ranks);
     }
 
     private final class Rank implements Communicator {
         private final int rank;
-        /// What this rank published for the collective under way.
-        private volatile long address;
-        private volatile long elements;
-        private long received;
+        private final AtomicLong received = new AtomicLong();
+        /// Where the ranks' tensors are, in the collective under way.
+        private final long[] addresses;
 
-        Rank(int rank) {
+        // What this rank published for the collective under way. The meetings order these writes and the others' reads.
+        private Kind kind = Kind.ALL_REDUCE;
+        private DType dtype = DType.F32;
+        private long address;
+        private long part;
+        private long full;
+
+        Rank(int rank, int size) {
             this.rank = rank;
+            addresses = new long[size];
         }
 
         @Override
@@ -99,61 +82,67 @@ public final class InProcessGroup {
 
         @Override
         public void allReduce(Stream stream, Tensor tensor) {
-            requireFloat(tensor);
+            requireSummable(tensor);
             long n = tensor.elements();
-            // Parts need not be equal here, so any n will do.
-            long start = n * rank / ranks.length;
-            long end = n * (rank + 1) / ranks.length;
+            int bytes = tensor.dtype().bytes();
             stream.enqueue(() -> {
-                publish(tensor.address(), n);
-                sum(start, end, tensor.address() + 4 * start);
-                meet();
+                publish(Kind.ALL_REDUCE, tensor, tensor.elements(), n);
+                long start = n * rank / ranks.length;
+                sum(tensor.dtype(), start, n * (rank + 1) / ranks.length - start, tensor.address() + bytes * start);
+                meeting.leave();
                 for (int other = 1; other < ranks.length; other++) {
                     int peer = (rank + other) % ranks.length;
-                    long from = n * peer / ranks.length;
-                    long to = n * (peer + 1) / ranks.length;
-                    copy(peer, ranks[peer].address + 4 * from, tensor.address() + 4 * from, 4 * (to - from));
+                    long from = bytes * (n * peer / ranks.length);
+                    long to = bytes * (n * (peer + 1) / ranks.length);
+                    copy(peer, addresses[peer] + from, tensor.address() + from, to - from);
                 }
-                meet();
+                meeting.leave();
             });
         }
 
         @Override
         public void reduceScatter(Stream stream, Tensor full, Tensor shard) {
-            requireFloat(full);
-            requireParts(shard, full);
-            long n = shard.elements();
+            requireSummable(full);
+            requireShard(shard, full);
             stream.enqueue(() -> {
-                publish(full.address(), full.elements());
-                sum(rank * n, (rank + 1) * n, shard.address());
-                meet();
+                publish(Kind.REDUCE_SCATTER, full, shard.elements(), full.elements());
+                long start = 0;
+                for (int i = 0; i < rank; i++) {
+                    start += ranks[i].part;
+                }
+                sum(full.dtype(), start, shard.elements(), shard.address());
+                meeting.leave();
             });
         }
 
         @Override
         public void allGather(Stream stream, Tensor shard, Tensor full) {
-            requireParts(shard, full);
-            long bytes = shard.bytes();
+            requireShard(shard, full);
+            int bytes = full.dtype().bytes();
             stream.enqueue(() -> {
-                publish(shard.address(), shard.elements());
+                publish(Kind.ALL_GATHER, shard, shard.elements(), full.elements());
+                long to = full.address();
                 for (int i = 0; i < ranks.length; i++) {
-                    long to = full.address() + i * bytes;
-                    if (ranks[i].address != to) {
-                        copy(i, ranks[i].address, to, bytes);
-                    }
+                    copy(i, addresses[i], to, bytes * ranks[i].part);
+                    to += bytes * ranks[i].part;
                 }
-                meet();
+                meeting.leave();
             });
         }
 
         @Override
         public void send(Stream stream, Tensor tensor, int peer) {
-            throw new UnsupportedOperationException("send");
+            Transfer transfer = transfers[rank][requirePeer(peer)];
+            stream.enqueue(() -> transfer.send(tensor));
         }
 
         @Override
         public void receive(Stream stream, Tensor tensor, int peer) {
-            throw new UnsupportedOperationException("receive");
+            Transfer transfer = transfers[requirePeer(peer)][rank];
+            stream.enqueue(() -> {
+                transfer.receive(tensor);
+                count(peer, tensor.bytes());
+            });
         }
 
         @Override
@@ -163,81 +152,93 @@ public final class InProcessGroup {
 
         @Override
         public void abort(Throwable cause) {
-            failure.compareAndSet(null, cause);
-            lock.lock();
-            try {
-                met.signalAll();
-            } finally {
-                lock.unlock();
+            meeting.abort(cause);
+            for (Transfer[] own : transfers) {
+                for (Transfer transfer : own) {
+                    transfer.abort(cause);
+                }
             }
         }
 
         @Override
         public long bytesReceived() {
-            return received;
+            return received.get();
         }
 
         @Override
         public void close() {}
 
-        /// Publishes this rank's tensor and waits for the others'.
-        private void publish(long address, long elements) {
-            this.address = address;
-            this.elements = elements;
-            meet();
+        /// Publishes this rank's tensor and waits for the others'. All ranks see the same here, so where they do not
+        /// fit together all fail, and none reads another's memory.
+        private void publish(Kind kind, Tensor tensor, long part, long full) {
+            this.kind = kind;
+            this.dtype = tensor.dtype();
+            this.address = tensor.address();
+            this.part = part;
+            this.full = full;
+            meeting.enter();
+            boolean fits = true;
+            long parts = 0;
             for (Rank other : ranks) {
-                if (other.elements != elements) {
-                    throw new IllegalStateException("rank " + rank + " is in a collective of " + elements
-                            + " elements, rank " + other.rank + " in one of " + other.elements);
-                }
+                fits &= other.kind == ranks[0].kind && other.dtype == ranks[0].dtype && other.full == ranks[0].full;
+                parts += other.part;
+                addresses[other.rank] = other.address;
+            }
+            if (!fits || (kind != Kind.ALL_REDUCE && parts != full)) {
+                String complaint = Arrays.stream(ranks).map(Rank::words).collect(Collectors.joining("; "));
+                // Others are still making their own complaint of what this rank published.
+                meeting.leave();
+                throw new IllegalStateException("the ranks of a collective do not fit together: " + complaint);
             }
         }
 
-        /// Sums the ranks' elements start … end, in the order of ranks, to `target`.
-        private void sum(long start, long end, long target) {
-            for (long block = start; block < end; block += BLOCK) {
-                long blockEnd = Math.min(end, block + BLOCK);
-                long i = block;
-                for (; i + SPECIES.length() <= blockEnd; i += SPECIES.length()) {
-                    FloatVector total = load(ranks[0].address + 4 * i);
-                    for (int r = 1; r < ranks.length; r++) {
-                        total = total.add(load(ranks[r].address + 4 * i));
-                    }
-                    total.intoMemorySegment(ALL, target + 4 * (i - start), nativeOrder());
-                }
-                for (; i < blockEnd; i++) {
-                    float total = ALL.get(JAVA_FLOAT_UNALIGNED, ranks[0].address + 4 * i);
-                    for (int r = 1; r < ranks.length; r++) {
-                        total += ALL.get(JAVA_FLOAT_UNALIGNED, ranks[r].address + 4 * i);
-                    }
-                    ALL.set(JAVA_FLOAT_UNALIGNED, target + 4 * (i - start), total);
-                }
+        private String words() {
+            return "rank " + rank + " is in " + kind.words + " of " + full + " elements of " + dtype
+                    + (kind == Kind.ALL_REDUCE ? "" : " with a shard of " + part);
+        }
+
+        private void sum(DType dtype, long start, long count, long target) {
+            long bytes = count * dtype.bytes();
+            if (ranks.length == 1) {
+                copy(0, addresses[0], target, bytes);
+            } else {
+                Sums.sum(dtype, addresses, start, count, target);
+                received.addAndGet(bytes * (ranks.length - 1));
             }
-            received += 4 * (end - start) * (ranks.length - 1);
         }
 
         private void copy(int peer, long from, long to, long bytes) {
-            MemorySegment.copy(ALL, from, ALL, to, bytes);
+            if (from != to) {
+                MemorySegment.copy(ALL, from, ALL, to, bytes);
+            }
+            count(peer, bytes);
+        }
+
+        private void count(int peer, long bytes) {
             if (peer != rank) {
-                received += bytes;
+                received.addAndGet(bytes);
             }
         }
 
-        private void requireParts(Tensor shard, Tensor full) {
-            if (shard.dtype() != full.dtype() || shard.elements() * ranks.length != full.elements()) {
+        private int requirePeer(int peer) {
+            if (peer < 0 || peer >= ranks.length) {
+                throw new IllegalArgumentException(
+                        "rank " + peer + " does not exist in a group of " + ranks.length + " ranks");
+            }
+            return peer;
+        }
+
+        private static void requireShard(Tensor shard, Tensor full) {
+            if (shard.dtype() != full.dtype() || shard.elements() > full.elements()) {
                 throw new IllegalArgumentException(
                         shard.dtype() + "" + shard.shape() + " is no shard of " + full.dtype() + full.shape());
             }
         }
 
-        private static void requireFloat(Tensor tensor) {
-            if (tensor.dtype() != DType.F32) {
-                throw new IllegalArgumentException("sums are made in F32, not in " + tensor.dtype());
+        private static void requireSummable(Tensor tensor) {
+            if (!tensor.dtype().isFloating()) {
+                throw new IllegalArgumentException("there are no sums of " + tensor.dtype());
             }
         }
-    }
-
-    private static FloatVector load(long address) {
-        return FloatVector.fromMemorySegment(SPECIES, ALL, address, nativeOrder());
     }
 }

@@ -96,14 +96,12 @@ final class CpuDevice implements Device {
         }
     }
 
-    @Override
-    public long workspaceBytes() {
-        return threads * SLOT_BYTES;
+    long workspaceBytes() {
+        return workspaceBytes(threads);
     }
 
-    @Override
-    public long logitsAtATime() {
-        return LOGITS_AT_A_TIME;
+    static long workspaceBytes(int threads) {
+        return threads * SLOT_BYTES;
     }
 
     @Override

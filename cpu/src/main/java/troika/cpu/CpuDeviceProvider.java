@@ -42,7 +42,7 @@ public final class CpuDeviceProvider implements DeviceProvider {
 
     @Override
     public DeviceNeeds needs(String specification, boolean deterministic) {
-        return new DeviceNeeds(threads(ranks(specification)) * CpuDevice.SLOT_BYTES, CpuDevice.LOGITS_AT_A_TIME);
+        return new DeviceNeeds(CpuDevice.workspaceBytes(threads(ranks(specification))), CpuDevice.LOGITS_AT_A_TIME);
     }
 
     private static int ranks(String specification) {

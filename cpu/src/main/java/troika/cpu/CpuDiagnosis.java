@@ -11,6 +11,7 @@ import java.util.Locale;
 import java.util.Set;
 import java.util.concurrent.BrokenBarrierException;
 import java.util.concurrent.CyclicBarrier;
+import troika.tensor.Bytes;
 import troika.tensor.Finding;
 
 /// What `troika doctor` tells of the processor and its memory.
@@ -95,8 +96,8 @@ final class CpuDiagnosis {
         return new Finding(
                 SECTION,
                 "memory",
-                gib(available) + " free of " + gib(total),
-                limited ? "this process may use " + gib(limit) : "");
+                Bytes.gib(available, 1) + " free of " + Bytes.gib(total, 1),
+                limited ? "this process may use " + Bytes.gib(limit, 1) : "");
     }
 
     /// What the control group allows, or 0.
@@ -133,7 +134,7 @@ final class CpuDiagnosis {
         return new Finding(
                 SECTION,
                 "lockable memory",
-                bytes >> 10 < 1 << 20 ? (bytes >> 10) + " KiB" : gib(bytes),
+                bytes >> 10 < 1 << 20 ? (bytes >> 10) + " KiB" : Bytes.gib(bytes, 1),
                 "ulimit -l"
                         + (bytes < LITTLE_LOCKED
                                 ? "; the NVIDIA driver pins beyond it, RDMA does not: raise memlock in"
@@ -232,9 +233,5 @@ final class CpuDiagnosis {
         } catch (IOException e) {
             return List.of();
         }
-    }
-
-    private static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.1f GiB", bytes / (double) (1L << 30));
     }
 }

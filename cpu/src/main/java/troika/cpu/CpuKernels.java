@@ -23,18 +23,19 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
-    public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
+    public void embedding(Stream stream, Tensor tokens, Tensor table, long first, Tensor out) {
         KernelArguments.embedding(tokens, table, out);
-        stream.enqueue(Embedding.forward(workers(stream), tokens, table, out));
+        stream.enqueue(Embedding.forward(workers(stream), tokens, table, first, out));
     }
 
     @Override
-    public void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
+    public void embeddingBackward(
+            Stream stream, Tensor tokens, Tensor gradOut, long first, Tensor gradTable, boolean accumulate) {
         KernelArguments.embeddingBackward(tokens, gradOut, gradTable);
         stream.enqueue(
                 isHalf(gradOut)
-                        ? HalfRows.embeddingBackward((CpuStream) stream, tokens, gradOut, gradTable, accumulate)
-                        : Embedding.backward(workers(stream), tokens, gradOut, gradTable, accumulate));
+                        ? HalfRows.embeddingBackward((CpuStream) stream, tokens, gradOut, first, gradTable, accumulate)
+                        : Embedding.backward(workers(stream), tokens, gradOut, first, gradTable, accumulate));
     }
 
     @Override
@@ -178,6 +179,45 @@ final class CpuKernels implements Kernels {
     }
 
     @Override
+    public void crossEntropyPart(Stream stream, Tensor logits, Tensor labels, long first, Tensor part) {
+        KernelArguments.crossEntropyPart(logits, labels, part);
+        stream.enqueue(
+                isHalf(logits)
+                        ? HalfRows.crossEntropyPart((CpuStream) stream, logits, labels, first, part)
+                        : CrossEntropyParts.part(workers(stream), logits, labels, first, part));
+    }
+
+    @Override
+    public void crossEntropyWhole(
+            Stream stream,
+            Tensor logits,
+            Tensor labels,
+            Tensor parts,
+            Tensor scale,
+            long first,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate) {
+        KernelArguments.crossEntropyWhole(logits, labels, parts, scale, loss);
+        stream.enqueue(
+                isHalf(logits)
+                        ? HalfRows.crossEntropyWhole(
+                                (CpuStream) stream, logits, labels, parts, scale, first, loss, gradient, accumulate)
+                        : CrossEntropyParts.whole(
+                                workers(stream),
+                                logits,
+                                labels,
+                                parts,
+                                0,
+                                scale,
+                                first,
+                                loss,
+                                gradient,
+                                accumulate,
+                                workspace(stream)));
+    }
+
+    @Override
     public void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate) {
         KernelArguments.sumSquares(x, out);
         stream.enqueue(Optimizer.sumSquares(workers(stream), x, out, accumulate, workspace(stream)));
@@ -232,6 +272,12 @@ final class CpuKernels implements Kernels {
     public void copy(Stream stream, Tensor from, Tensor to) {
         KernelArguments.copy(from, to);
         stream.enqueue(MemoryOps.copy(workers(stream), from, to));
+    }
+
+    @Override
+    public void cast(Stream stream, Tensor from, Tensor to) {
+        KernelArguments.cast(from, to);
+        stream.enqueue(Cast.run(workers(stream), from, to));
     }
 
     @Override

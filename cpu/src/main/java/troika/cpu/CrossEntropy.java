@@ -10,8 +10,8 @@ import troika.tensor.Tensor;
 /// See [troika.tensor.Kernels#crossEntropy].
 final class CrossEntropy {
     // The softmax's maximum and sum are updated after each block of this many logits, which stay in the first cache.
-    private static final int BLOCK = 2048;
-    private static final int MOST_TASKS = 4096;
+    static final int BLOCK = 2048;
+    static final int MOST_TASKS = 4096;
 
     private CrossEntropy() {}
 
@@ -83,7 +83,7 @@ final class CrossEntropy {
         return -logProbability;
     }
 
-    private static float maxRow(boolean bf16, long row, int from, int to) {
+    static float maxRow(boolean bf16, long row, int from, int to) {
         FloatVector max = Vectors.all(Float.NEGATIVE_INFINITY);
         int i = from;
         if (bf16) {
@@ -109,7 +109,7 @@ final class CrossEntropy {
         return Vectors.loadOr(bf16, row, i, count, Float.NEGATIVE_INFINITY);
     }
 
-    private static float sumExpRow(boolean bf16, long row, int from, int to, float max) {
+    static float sumExpRow(boolean bf16, long row, int from, int to, float max) {
         FloatVector sum = Vectors.zeros();
         int i = from;
         if (bf16) {
@@ -138,7 +138,7 @@ final class CrossEntropy {
         return x.lanewise(VectorOperators.FMA, Vectors.zeros(), e);
     }
 
-    private static void softmaxRow(boolean bf16, long row, int n, float max, float factor) {
+    static void softmaxRow(boolean bf16, long row, int n, float max, float factor) {
         int i = 0;
         if (bf16) {
             for (; i <= n - LANES; i += LANES) {

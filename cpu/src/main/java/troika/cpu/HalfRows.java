@@ -33,12 +33,12 @@ final class HalfRows {
     }
 
     static Runnable embeddingBackward(
-            CpuStream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
+            CpuStream stream, Tensor tokens, Tensor gradOut, long first, Tensor gradTable, boolean accumulate) {
         HalfRows half = new HalfRows(stream);
         half.blocks(gradOut.rows(), gradOut.columns(), (from, count) -> {
             Tensor grad = half.read(gradOut, from, count);
             Tensor ids = part(tokens, from, count);
-            half.runs.add(Embedding.backward(stream.workers(), ids, grad, gradTable, accumulate || from > 0));
+            half.runs.add(Embedding.backward(stream.workers(), ids, grad, first, gradTable, accumulate || from > 0));
         });
         return half.whole();
     }
@@ -145,6 +145,48 @@ final class HalfRows {
                     in,
                     part(labels, from, count),
                     scale,
+                    loss,
+                    gradient,
+                    accumulate || from > 0,
+                    half.rest()));
+            if (gradient) {
+                half.write(in, logits, from);
+            }
+        });
+        return half.whole();
+    }
+
+    static Runnable crossEntropyPart(CpuStream stream, Tensor logits, Tensor labels, long first, Tensor part) {
+        HalfRows half = new HalfRows(stream);
+        half.blocks(labels.elements(), logits.columns(), (from, count) -> {
+            Tensor in = half.read(logits, from, count);
+            Tensor of = part(part, 3 * from, 3 * count);
+            half.runs.add(CrossEntropyParts.part(stream.workers(), in, part(labels, from, count), first, of));
+        });
+        return half.whole();
+    }
+
+    static Runnable crossEntropyWhole(
+            CpuStream stream,
+            Tensor logits,
+            Tensor labels,
+            Tensor parts,
+            Tensor scale,
+            long first,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate) {
+        HalfRows half = new HalfRows(stream);
+        half.blocks(labels.elements(), logits.columns(), (from, count) -> {
+            Tensor in = half.read(logits, from, count);
+            half.runs.add(CrossEntropyParts.whole(
+                    stream.workers(),
+                    in,
+                    part(labels, from, count),
+                    parts,
+                    from,
+                    scale,
+                    first,
                     loss,
                     gradient,
                     accumulate || from > 0,

@@ -1,12 +1,13 @@
 package troika.cpu;
 
-import troika.tensor.Device;
 import troika.tensor.KernelsContract;
+import troika.tensor.KernelsFixture;
 
 /// The kernels of the CPU device, on two threads.
 final class CpuKernelsTest extends KernelsContract {
     @Override
-    protected Device open() {
-        return new CpuDevice(0, 2, 10_000);
+    protected KernelsFixture open() {
+        CpuDevice device = new CpuDevice(0, 2, 10_000);
+        return new KernelsFixture(device, device.workspaceBytes());
     }
 }

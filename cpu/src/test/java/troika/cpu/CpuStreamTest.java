@@ -66,9 +66,9 @@ class CpuStreamTest {
     @Test
     void needsAreTheDevices() {
         CpuDeviceProvider provider = new CpuDeviceProvider();
-        Device device = provider.open("2", true).getFirst();
+        CpuDevice device = (CpuDevice) provider.open("2", true).getFirst();
         assertThat(provider.needs("2", true))
-                .isEqualTo(new DeviceNeeds(device.workspaceBytes(), device.logitsAtATime()));
+                .isEqualTo(new DeviceNeeds(device.workspaceBytes(), CpuDevice.LOGITS_AT_A_TIME));
         assertThat(device.memory().used()).isPositive();
     }
 

@@ -26,7 +26,6 @@ import org.openjdk.jmh.runner.Runner;
 import org.openjdk.jmh.runner.RunnerException;
 import org.openjdk.jmh.runner.options.OptionsBuilder;
 import troika.tensor.DType;
-import troika.tensor.Device;
 import troika.tensor.Shape;
 import troika.tensor.Stream;
 
@@ -52,7 +51,7 @@ public class KernelBenchmark {
     @Param("1")
     public int threads;
 
-    private Device device = open(1);
+    private CpuDevice device = open(1);
     private Stream stream = device.stream("unused", null);
     private Stream.Graph graph = new Stream.Graph() {};
 
@@ -162,7 +161,7 @@ public class KernelBenchmark {
                         memorySeconds > productSeconds ? "bandwidth" : "FLOPs");
     }
 
-    private static Device open(int threads) {
+    private static CpuDevice open(int threads) {
         return new CpuDevice(0, threads, SPIN_NANOS);
     }
 }

@@ -92,11 +92,14 @@ final class KernelCases {
         products("logits", CHUNK, HIDDEN, VOCABULARY, false);
         cases.put("crossEntropy", () -> crossEntropy(false));
         cases.put("crossEntropy+gradient", () -> crossEntropy(true));
+        cases.put("crossEntropyPart", this::crossEntropyPart);
+        cases.put("crossEntropyWhole+gradient", this::crossEntropyWhole);
         cases.put("sumSquares", this::sumSquares);
         cases.put("clipFactor", this::clipFactor);
         cases.put("adamw", this::adamw);
         cases.put("zero", this::zero);
         cases.put("copy", this::copy);
+        cases.put("cast", this::cast);
         cases.put("add", this::add);
     }
 
@@ -173,7 +176,7 @@ final class KernelCases {
         Tensor out = floats(BF16, TOKENS, HIDDEN);
         Tensor rows = table.memory().tensor(table.offset(), BF16, out.shape());
         return new Case(
-                0, List.of(tokens, rows), List.of(out), stream -> kernels.embedding(stream, tokens, table, out));
+                0, List.of(tokens, rows), List.of(out), stream -> kernels.embedding(stream, tokens, table, 0, out));
     }
 
     private Case embeddingBackward() {
@@ -184,7 +187,7 @@ final class KernelCases {
                 0,
                 List.of(tokens, gradOut),
                 List.of(gradTable),
-                stream -> kernels.embeddingBackward(stream, tokens, gradOut, gradTable, false));
+                stream -> kernels.embeddingBackward(stream, tokens, gradOut, 0, gradTable, false));
     }
 
     private Case rmsNorm() {
@@ -305,6 +308,32 @@ final class KernelCases {
                 stream -> kernels.crossEntropy(stream, logits, labels, scale, loss, gradient, false));
     }
 
+    /// Of the middle one of three ranks, whose columns are odd.
+    private Case crossEntropyPart() {
+        Tensor logits = floats(BF16, CHUNK, VOCABULARY / 3);
+        Tensor labels = integers(VOCABULARY, CHUNK);
+        Tensor part = floats(DType.F32, CHUNK, 3);
+        return new Case(
+                0,
+                List.of(logits, labels),
+                List.of(part),
+                stream -> kernels.crossEntropyPart(stream, logits, labels, VOCABULARY / 3, part));
+    }
+
+    private Case crossEntropyWhole() {
+        Tensor logits = floats(BF16, CHUNK, VOCABULARY / 3);
+        Tensor labels = integers(VOCABULARY, CHUNK);
+        Tensor parts = fill(DType.F32, 1000, 3, CHUNK, 3);
+        Tensor scale = floats(DType.F32, 1);
+        Tensor loss = floats(DType.F32, 1);
+        return new Case(
+                0,
+                List.of(logits, labels, parts),
+                List.of(logits),
+                stream -> kernels.crossEntropyWhole(
+                        stream, logits, labels, parts, scale, VOCABULARY / 3, loss, true, false));
+    }
+
     private Case sumSquares() {
         Tensor x = floats(DType.F32, PARAMETERS);
         Tensor out = floats(DType.F32, 1);
@@ -359,6 +388,12 @@ final class KernelCases {
         Tensor from = floats(DType.F32, PARAMETERS);
         Tensor to = floats(DType.F32, PARAMETERS);
         return new Case(0, List.of(from), List.of(to), stream -> kernels.copy(stream, from, to));
+    }
+
+    private Case cast() {
+        Tensor from = floats(DType.F32, PARAMETERS);
+        Tensor to = floats(BF16, PARAMETERS);
+        return new Case(0, List.of(from), List.of(to), stream -> kernels.cast(stream, from, to));
     }
 
     private Case add() {

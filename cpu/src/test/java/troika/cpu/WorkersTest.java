@@ -52,8 +52,10 @@ final class WorkersTest {
         Tensor angles = tensors.floats(DType.F32, vocabulary, 20);
         Tensor flat = tensors.floats(DType.F32, 300_007);
         Tensor into = tensors.floats(DType.F32, 300_007);
+        Tensor parts = tensors.floats(DType.F32, 1, rows, 3);
+        Tensor cast = tensors.floats(DType.BF16, 300_007);
 
-        Embedding.backward(workers, tokens, x, gradTable, true).run();
+        Embedding.backward(workers, tokens, x, 0, gradTable, true).run();
         RmsNorm.forward(workers, x, weight, 1e-6f, out, rstd).run();
         RmsNorm.backward(workers, out, x, weight, rstd, out, out, gradWeight, null, true, workspace)
                 .run();
@@ -62,6 +64,10 @@ final class WorkersTest {
         SwiGlu.backward(workers, x, gateUp, gateUp, null).run();
         CrossEntropy.run(workers, logits, tokens, scale, loss, true, true, workspace)
                 .run();
+        CrossEntropyParts.part(workers, logits, tokens, 500, parts).run();
+        CrossEntropyParts.whole(workers, logits, tokens, parts, 0, scale, 500, loss, true, true, workspace)
+                .run();
+        Cast.run(workers, flat, cast).run();
         Optimizer.sumSquares(workers, flat, norm, true, workspace).run();
         MemoryOps.add(workers, flat, into).run();
         // Scratch memory holds no result.

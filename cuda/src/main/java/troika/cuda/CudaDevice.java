@@ -4,10 +4,10 @@ import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.NativeMemory;
+import troika.tensor.Bytes;
 import troika.tensor.Device;
 import troika.tensor.DeviceMemory;
 import troika.tensor.Event;
@@ -189,9 +189,7 @@ final class CudaDevice implements Device {
 
     /// Such as "1.50 GiB" or "3.0 MiB".
     static String size(long bytes) {
-        return bytes >= 1L << 30
-                ? String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30))
-                : String.format(Locale.ROOT, "%.1f MiB", bytes / (double) (1L << 20));
+        return bytes >= 1L << 30 ? Bytes.gib(bytes, 2) : Bytes.mib(bytes, 1);
     }
 
     @Override
@@ -254,14 +252,8 @@ final class CudaDevice implements Device {
         return deterministic ? DETERMINISTIC_WORKSPACE_BYTES : WORKSPACE_BYTES;
     }
 
-    @Override
-    public long workspaceBytes() {
+    long workspaceBytes() {
         return workspaceBytes(deterministic);
-    }
-
-    @Override
-    public long logitsAtATime() {
-        return LOGITS_AT_A_TIME;
     }
 
     @Override

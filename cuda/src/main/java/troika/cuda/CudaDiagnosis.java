@@ -11,6 +11,7 @@ import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.Native;
 import troika.ffi.NativeLibrary;
+import troika.tensor.Bytes;
 import troika.tensor.Finding;
 import troika.tensor.UserException;
 
@@ -96,10 +97,6 @@ final class CudaDiagnosis {
         return version / 10_000 + "." + version / 100 % 100 + "." + version % 100;
     }
 
-    private static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.1f GiB", bytes / (double) (1L << 30));
-    }
-
     private void cards() {
         List<CardProbe> probes = new ArrayList<>();
         try {
@@ -146,7 +143,11 @@ final class CudaDiagnosis {
         probes.add(probe);
         Driver.MemoryInfo memory = Driver.memoryInfo();
         String others = Nvml.otherProcesses(bus);
-        add(section, "memory", gib(memory.free()) + " free of " + gib(memory.total()), others == null ? "" : others);
+        add(
+                section,
+                "memory",
+                Bytes.gib(memory.free(), 1) + " free of " + Bytes.gib(memory.total(), 1),
+                others == null ? "" : others);
         if (memory.free() < CardProbe.NEEDED_BYTES) {
             add(section, "bandwidth", "not measured", "too little of the card's memory is free");
             probes.remove(probe);
@@ -157,7 +158,7 @@ final class CudaDiagnosis {
         add(
                 section,
                 "pinned host memory",
-                (pinned == MOST_PINNED ? "at least " : "") + gib(pinned),
+                (pinned == MOST_PINNED ? "at least " : "") + Bytes.gib(pinned, 1),
                 pinned == MOST_PINNED ? "no more was tried" : "more was refused: free memory, or raise ulimit -l");
         probe.prepare();
         rate(section, "host to card", probe::hostToCard, "pinned memory");

@@ -1,5 +1,14 @@
 package troika.cuda;
 
+import static troika.cuda.Launch.BLOCK;
+import static troika.cuda.Launch.VECTOR_BYTES;
+import static troika.cuda.Launch.columns;
+import static troika.cuda.Launch.flag;
+import static troika.cuda.Launch.packElements;
+import static troika.cuda.Launch.suffix;
+import static troika.cuda.Launch.vectors;
+import static troika.cuda.Launch.workspace;
+
 import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
@@ -10,28 +19,24 @@ import troika.tensor.Kernels;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// Checks the arguments of a kernel and enqueues it: products through cuBLASLt, attention in its own class, all else
-/// as kernels of the resources beside this class.
-///
-/// Kernels come in two kinds. One loads and stores 16 bytes a thread, for which every row must begin at a multiple of
-/// 16; the other, whose names end in `_any`, an element.
+/// Checks the arguments of a kernel and enqueues it: products through cuBLASLt, attention, losses and the optimizer in
+/// their own classes, all else here, as kernels of the resources beside this class.
 final class CudaKernels implements Kernels, AutoCloseable {
     private static final int WARP = 32;
-    private static final int VECTOR_BYTES = 16;
-
-    /// Threads of a block where their number does not matter otherwise.
-    private static final int BLOCK = 256;
-
     private static final int MOST_THREADS = 1024;
 
     private final CudaDevice device;
     private final Products products;
     private final Attention attention;
+    private final LossKernels losses;
+    private final OptimizerKernels optimizer;
 
     CudaKernels(CudaDevice device) {
         this.device = device;
         products = new Products(device);
         attention = new Attention(device);
+        losses = new LossKernels(device);
+        optimizer = new OptimizerKernels(device);
     }
 
     List<String> notes() {
@@ -46,62 +51,17 @@ final class CudaKernels implements Kernels, AutoCloseable {
         return device.function(source, kernel);
     }
 
-    private static String suffix(DType dtype) {
-        return switch (dtype) {
-            case F32 -> "f32";
-            case BF16 -> "bf16";
-            case F16 -> "f16";
-            case I32 -> throw new IllegalArgumentException("I32 is not a compute dtype");
-        };
-    }
-
-    /// Whether all begin at a multiple of 16 bytes, and so do rows of `columns` elements, or parts of rows.
-    private static boolean vectors(long columns, @Nullable Tensor... tensors) {
-        for (Tensor tensor : tensors) {
-            if (tensor != null
-                    && (tensor.address() % VECTOR_BYTES != 0
-                            || columns * tensor.dtype().bytes() % VECTOR_BYTES != 0)) {
-                return false;
-            }
-        }
-        return true;
-    }
-
-    private static String suffix(DType dtype, boolean vectors) {
-        return suffix(dtype) + (vectors ? "" : "_any");
-    }
-
-    private static int packElements(DType dtype, boolean vectors) {
-        return vectors ? VECTOR_BYTES / dtype.bytes() : 1;
-    }
-
     /// The threads of a row of which each has up to `each` packs: whole warps.
     private static int rowThreads(long packs, int each, int most) {
         return (int) Math.min(most, Math.ceilDiv(packs, (long) WARP * each) * WARP);
-    }
-
-    private static int columns(Tensor tensor) {
-        return Math.toIntExact(tensor.columns());
     }
 
     private static Long addressOrNull(@Nullable Tensor tensor) {
         return tensor == null ? 0L : tensor.address();
     }
 
-    private static Integer flag(boolean value) {
-        return value ? 1 : 0;
-    }
-
-    private static long workspace(CudaStream stream, long bytes) {
-        if (bytes > stream.workspaceBytes()) {
-            throw new IllegalArgumentException("a kernel needs " + bytes + " bytes of workspace on stream "
-                    + stream.name() + ", which has " + stream.workspaceBytes());
-        }
-        return stream.workspace();
-    }
-
     @Override
-    public void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out) {
+    public void embedding(Stream stream, Tensor tokens, Tensor table, long first, Tensor out) {
         KernelArguments.embedding(tokens, table, out);
         if (out.elements() == 0) {
             return;
@@ -123,26 +83,40 @@ final class CudaKernels implements Kernels, AutoCloseable {
                         out.address(),
                         out.rows(),
                         units,
-                        threads);
+                        threads,
+                        first,
+                        Math.toIntExact(table.rows()));
     }
 
     @Override
-    public void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate) {
+    public void embeddingBackward(
+            Stream stream, Tensor tokens, Tensor gradOut, long first, Tensor gradTable, boolean accumulate) {
         KernelArguments.embeddingBackward(tokens, gradOut, gradTable);
         CudaStream cuda = (CudaStream) stream;
         if (!accumulate) {
             zero(stream, gradTable);
         }
-        if (gradOut.elements() == 0) {
+        if (gradOut.elements() == 0 || gradTable.elements() == 0) {
             return;
         }
         int rows = Math.toIntExact(gradOut.rows());
-        long vocabularyBytes = 4 * gradTable.rows();
-        long places = workspace(cuda, 2 * vocabularyBytes);
-        long counts = places + vocabularyBytes;
-        Driver.memsetD8Async(places, (byte) 0, 2 * vocabularyBytes, cuda.handle());
+        int tableRows = Math.toIntExact(gradTable.rows());
+        long tableBytes = 4L * tableRows;
+        long places = workspace(cuda, 2 * tableBytes);
+        long counts = places + tableBytes;
+        Driver.memsetD8Async(places, (byte) 0, 2 * tableBytes, cuda.handle());
         function("embedding", "count_tokens")
-                .launch(cuda, Math.ceilDiv(rows, BLOCK), BLOCK, 0, tokens.address(), rows, places, counts);
+                .launch(
+                        cuda,
+                        Math.ceilDiv(rows, BLOCK),
+                        BLOCK,
+                        0,
+                        tokens.address(),
+                        rows,
+                        places,
+                        counts,
+                        first,
+                        tableRows);
         boolean vectors = vectors(gradOut.columns(), gradOut, gradTable);
         long packs = gradOut.columns() / packElements(gradOut.dtype(), vectors);
         // Enough threads to look for tokens, also where rows are short.
@@ -162,7 +136,9 @@ final class CudaKernels implements Kernels, AutoCloseable {
                         gradTable.address(),
                         rows,
                         columns(gradOut),
-                        flag(accumulate));
+                        flag(accumulate),
+                        first,
+                        tableRows);
     }
 
     @Override
@@ -382,61 +358,40 @@ final class CudaKernels implements Kernels, AutoCloseable {
             boolean gradient,
             boolean accumulate) {
         KernelArguments.crossEntropy(logits, labels, scale, loss);
-        CudaStream cuda = (CudaStream) stream;
-        int rows = Math.toIntExact(logits.rows());
-        long losses = workspace(cuda, 4L * rows);
-        if (rows > 0) {
-            long packs = logits.columns() * logits.dtype().bytes() / VECTOR_BYTES;
-            int block = packs <= 512 ? 128 : packs <= 2048 ? BLOCK : packs <= 6144 ? 512 : MOST_THREADS;
-            // The kernel has a little shared memory of its own beside the row.
-            boolean stored = packs * VECTOR_BYTES <= device.sharedMemoryPerBlock() - 1024;
-            function("loss", "cross_entropy_" + suffix(logits.dtype()))
-                    .launch(
-                            cuda,
-                            rows,
-                            block,
-                            stored && gradient ? (int) packs * VECTOR_BYTES : 0,
-                            logits.address(),
-                            labels.address(),
-                            scale.address(),
-                            losses,
-                            columns(logits),
-                            flag(gradient),
-                            flag(stored && gradient));
-        }
-        function("loss", "sum_losses")
-                .launch(cuda, 1, MOST_THREADS, 0, losses, rows, scale.address(), loss.address(), flag(accumulate));
+        losses.crossEntropy((CudaStream) stream, logits, labels, scale, loss, gradient, accumulate);
+    }
+
+    @Override
+    public void crossEntropyPart(Stream stream, Tensor logits, Tensor labels, long first, Tensor part) {
+        KernelArguments.crossEntropyPart(logits, labels, part);
+        losses.part((CudaStream) stream, logits, labels, first, part);
+    }
+
+    @Override
+    public void crossEntropyWhole(
+            Stream stream,
+            Tensor logits,
+            Tensor labels,
+            Tensor parts,
+            Tensor scale,
+            long first,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate) {
+        KernelArguments.crossEntropyWhole(logits, labels, parts, scale, loss);
+        losses.whole((CudaStream) stream, logits, labels, parts, scale, first, loss, gradient, accumulate);
     }
 
     @Override
     public void sumSquares(Stream stream, Tensor x, Tensor out, boolean accumulate) {
         KernelArguments.sumSquares(x, out);
-        CudaStream cuda = (CudaStream) stream;
-        int block = 512;
-        int blocks = Math.toIntExact(Math.min(2L * device.multiprocessors(), Math.ceilDiv(x.elements(), 16L * block)));
-        long partials = workspace(cuda, 8L * blocks);
-        if (blocks > 0) {
-            function("optimizer", "sum_squares_" + suffix(DType.F32, vectors(0, x)))
-                    .launch(cuda, blocks, block, 0, x.address(), x.elements(), partials);
-        }
-        function("optimizer", "sum_doubles")
-                .launch(cuda, 1, block, 0, partials, blocks, out.address(), flag(accumulate));
+        optimizer.sumSquares((CudaStream) stream, x, out, accumulate);
     }
 
     @Override
     public void clipFactor(Stream stream, Tensor sumSquares, Tensor loss, Tensor unscale, float maxNorm, Tensor out) {
         KernelArguments.clipFactor(sumSquares, loss, unscale, out);
-        function("optimizer", "clip_factor")
-                .launch(
-                        (CudaStream) stream,
-                        1,
-                        1,
-                        0,
-                        sumSquares.address(),
-                        loss.address(),
-                        unscale.address(),
-                        maxNorm,
-                        out.address());
+        optimizer.clipFactor((CudaStream) stream, sumSquares, loss, unscale, maxNorm, out);
     }
 
     @Override
@@ -456,36 +411,21 @@ final class CudaKernels implements Kernels, AutoCloseable {
             float weightDecay,
             long first) {
         KernelArguments.adamw(master, moment1, moment2, gradient, weight, clip, scalars, decayed);
-        long n = master.elements();
-        if (n == 0) {
-            return;
-        }
-        // Packs are of four elements, so that those of 16 bits need less; their alignment is not told apart.
-        boolean vectors = vectors(0, master, moment1, moment2, gradient, weight);
-        boolean isMaster = weight.address() == master.address();
-        long each = vectors ? 8 : 4;
-        function("optimizer", "adamw_" + suffix(moment1.dtype()) + "_" + suffix(weight.dtype(), vectors))
-                .launch(
-                        (CudaStream) stream,
-                        Math.ceilDiv(n, each * BLOCK),
-                        BLOCK,
-                        0,
-                        master.address(),
-                        moment1.address(),
-                        moment2.address(),
-                        gradient.address(),
-                        isMaster ? 0L : weight.address(),
-                        clip.address(),
-                        scalars.address(),
-                        n,
-                        decayed,
-                        beta1,
-                        1 - beta1,
-                        beta2,
-                        1 - beta2,
-                        epsilon,
-                        weightDecay,
-                        first);
+        optimizer.adamw(
+                (CudaStream) stream,
+                master,
+                moment1,
+                moment2,
+                gradient,
+                weight,
+                clip,
+                scalars,
+                decayed,
+                beta1,
+                beta2,
+                epsilon,
+                weightDecay,
+                first);
     }
 
     @Override
@@ -501,6 +441,28 @@ final class CudaKernels implements Kernels, AutoCloseable {
         if (to.bytes() > 0) {
             Driver.memcpyAsync(to.address(), from.address(), to.bytes(), ((CudaStream) stream).handle());
         }
+    }
+
+    @Override
+    public void cast(Stream stream, Tensor from, Tensor to) {
+        KernelArguments.cast(from, to);
+        if (from.dtype() == to.dtype()) {
+            copy(stream, from, to);
+            return;
+        }
+        if (to.elements() == 0) {
+            return;
+        }
+        boolean vectors = vectors(0, from, to);
+        function("elementwise", "cast_" + suffix(from.dtype()) + "_" + suffix(to.dtype(), vectors))
+                .launch(
+                        (CudaStream) stream,
+                        Math.ceilDiv(to.elements(), (vectors ? 16L : 2L) * BLOCK),
+                        BLOCK,
+                        0,
+                        from.address(),
+                        to.address(),
+                        to.elements());
     }
 
     @Override

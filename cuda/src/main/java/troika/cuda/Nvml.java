@@ -87,6 +87,18 @@ final class Nvml {
         }
     }
 
+    /// Millijoules that the card has used since its driver was loaded; 0 where that is not known. The counter moves
+    /// some ten times a second.
+    static long energy(String pciBusId) {
+        try (Arena arena = Arena.ofConfined()) {
+            long device = device(arena, pciBusId);
+            MemorySegment energy = arena.allocate(JAVA_LONG);
+            return device != 0 && call("nvmlDeviceGetTotalEnergyConsumption", device, energy.address()) == 0
+                    ? energy.get(JAVA_LONG, 0)
+                    : 0;
+        }
+    }
+
     /// The bytes that processes use of a card.
     private static Map<Long, Long> processes(Arena arena, long device) {
         Map<Long, Long> bytes = new TreeMap<>();

@@ -40,7 +40,7 @@ final class ProductTimer implements AutoCloseable {
         Arrays.setAll(events, i -> Driver.eventCreate(true));
     }
 
-    /// The winner among algorithms and its time.
+    /// An algorithm, the winner or one that came close, and its time.
     record Fastest(int candidate, float milliseconds) {}
 
     /// How long a run of a candidate takes, in so many, in milliseconds; NaN where it does not run.
@@ -53,19 +53,7 @@ final class ProductTimer implements AutoCloseable {
     /// than data, for they need less power. No other work may use them or the workspace.
     Fastest fastest(ProductPlan plan, Product.Call call, List<Algorithm> candidates, long workspace) {
         Product product = call.product();
-        fill(call.a(), product.bytesA(), product.operands());
-        fill(call.b(), product.bytesB(), product.operands());
-        if (product.adds()) {
-            fill(call.c(), product.bytesD(), product.result());
-        }
-        if (!warm) {
-            warm = true;
-            warmUp(plan, call, candidates.getFirst(), workspace);
-        }
-        Fastest fastest = fastest(candidates.size(), (candidate, runs) -> {
-            plan.use(candidates.get(candidate), "timing");
-            return typical(plan, call, workspace, runs);
-        });
+        Fastest fastest = fastest(candidates.size(), measure(plan, call, candidates, workspace));
         // Nothing was there yet: see Stream.beginCapture.
         zero(call.a(), product.bytesA());
         zero(call.b(), product.bytesB());
@@ -82,6 +70,24 @@ final class ProductTimer implements AutoCloseable {
         return fastest;
     }
 
+    /// Fills the matrices with random data, wakes the card up, and returns what times candidates.
+    Measure measure(ProductPlan plan, Product.Call call, List<Algorithm> candidates, long workspace) {
+        Product product = call.product();
+        fill(call.a(), product.bytesA(), product.operands());
+        fill(call.b(), product.bytesB(), product.operands());
+        if (product.adds()) {
+            fill(call.c(), product.bytesD(), product.result());
+        }
+        if (!warm) {
+            warm = true;
+            warmUp(plan, call, candidates.getFirst(), workspace);
+        }
+        return (candidate, runs) -> {
+            plan.use(candidates.get(candidate), "timing");
+            return typical(plan, call, workspace, runs);
+        };
+    }
+
     /// An idle card's clock is slow, and takes a while to rise.
     private void warmUp(ProductPlan plan, Product.Call call, Algorithm algorithm, long workspace) {
         plan.use(algorithm, "warming up");
@@ -92,10 +98,14 @@ final class ProductTimer implements AutoCloseable {
         }
     }
 
-    /// Each candidate runs once to be loaded, once to see whether it is hopeless, and then some times;
-    /// those that come close to the best run again in turns, since the card's clock changes meanwhile,
-    /// and for longer where they are large.
+    /// Those that come close to the best run again, see [#best].
     static Fastest fastest(int candidates, Measure measure) {
+        return best(finalists(candidates, measure), measure);
+    }
+
+    /// Each candidate runs once to be loaded, once to see whether it is hopeless, and then some times; here are those
+    /// that come close to the best, the fastest first.
+    static List<Fastest> finalists(int candidates, Measure measure) {
         float[] times = new float[candidates];
         float best = Float.NaN;
         for (int i = 0; i < candidates; i++) {
@@ -111,33 +121,39 @@ final class ProductTimer implements AutoCloseable {
             best = Float.isNaN(best) ? times[i] : Math.min(best, times[i]);
         }
         float bound = CLOSE * best;
-        List<Integer> finalists = IntStream.range(0, candidates)
+        return IntStream.range(0, candidates)
                 .filter(i -> times[i] <= bound)
-                .boxed()
-                .sorted((i, j) -> Float.compare(times[i], times[j]))
+                .mapToObj(i -> new Fastest(i, times[i]))
+                .sorted((i, j) -> Float.compare(i.milliseconds, j.milliseconds))
                 .limit(FINALISTS)
                 .toList();
+    }
+
+    /// Finalists run again in turns, since the card's clock changes meanwhile, and for longer where they are large.
+    static Fastest best(List<Fastest> finalists, Measure measure) {
         if (finalists.isEmpty()) {
             return new Fastest(-1, Float.NaN);
         }
-        if (finalists.size() > 1) {
-            double[] again = new double[candidates];
-            int runs = best >= LARGE_MILLISECONDS
-                    ? Math.clamp((long) (SUSTAINED_MILLISECONDS / best), LEAST_RUNS, MOST_SUSTAINED_RUNS)
-                    : runs(best);
-            // The first round brings the card to the clock that it keeps.
-            for (int round = 0; round <= ROUNDS; round++) {
-                for (int i : finalists) {
-                    float time = measure.milliseconds(i, runs);
-                    again[i] += round == 0 ? 0 : time;
-                }
-            }
-            finalists = finalists.stream()
-                    .sorted((i, j) -> Double.compare(again[i], again[j]))
-                    .toList();
-            return new Fastest(finalists.getFirst(), (float) (again[finalists.getFirst()] / ROUNDS));
+        if (finalists.size() == 1) {
+            return finalists.getFirst();
         }
-        return new Fastest(finalists.getFirst(), times[finalists.getFirst()]);
+        float best = finalists.getFirst().milliseconds;
+        int runs = best >= LARGE_MILLISECONDS
+                ? Math.clamp((long) (SUSTAINED_MILLISECONDS / best), LEAST_RUNS, MOST_SUSTAINED_RUNS)
+                : runs(best);
+        double[] again = new double[finalists.size()];
+        // The first round brings the card to the clock that it keeps.
+        for (int round = 0; round <= ROUNDS; round++) {
+            for (int i = 0; i < again.length; i++) {
+                float time = measure.milliseconds(finalists.get(i).candidate, runs);
+                again[i] += round == 0 ? 0 : time;
+            }
+        }
+        int winner = 0;
+        for (int i = 1; i < again.length; i++) {
+            winner = again[i] < again[winner] ? i : winner;
+        }
+        return new Fastest(finalists.get(winner).candidate, (float) (again[winner] / ROUNDS));
     }
 
     private static int runs(float milliseconds) {

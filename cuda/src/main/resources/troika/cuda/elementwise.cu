@@ -1,4 +1,4 @@
-// SwiGLU, rotary position embedding and sums, element by element.
+// SwiGLU, rotary position embedding, sums and casts, element by element.
 
 // Where a pack lies in rows of `packs` packs. The block's start is found in 64 bits, the rest in 32.
 struct Place {
@@ -232,6 +232,62 @@ extern "C" __global__ void __launch_bounds__(256) add_f32(const float* x, float*
 extern "C" __global__ void __launch_bounds__(256) add_f32_any(const float* x, float* into, long long n) {
     add<1>(x, into, n);
 }
+
+// to = from, rounded where it has fewer bits. Packs are of as many elements of both, so that one side takes several
+// loads or stores of 16 bytes; the last few elements that fill no pack go to the last block.
+template <int N, typename From, typename To>
+__device__ __forceinline__ void cast(const From* __restrict__ from, To* __restrict__ to, long long n) {
+    constexpr int F = N < Wide<From>::N ? N : Wide<From>::N;
+    constexpr int G = N < Wide<To>::N ? N : Wide<To>::N;
+    long long packs = n / N;
+    long long start = (long long)blockIdx.x * (PACKS * blockDim.x) + threadIdx.x;
+    Pack<From, F> loaded[PACKS][N / F];
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        long long at = start + k * blockDim.x;
+        if (at < packs) {
+#pragma unroll
+            for (int i = 0; i < N / F; i++) {
+                loaded[k][i] = load_pack<F>(from + at * N + i * F);
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        long long at = start + k * blockDim.x;
+        if (at < packs) {
+            float values[N];
+#pragma unroll
+            for (int i = 0; i < N / F; i++) {
+                loaded[k][i].get(values + i * F);
+            }
+#pragma unroll
+            for (int i = 0; i < N; i += G) {
+                store_floats<G>(to + at * N + i, values + i);
+            }
+        }
+    }
+    long long last = packs * N + threadIdx.x;
+    if (blockIdx.x == gridDim.x - 1 && last < n) {
+        to[last] = from_float<To>(to_float(from[last]));
+    }
+}
+
+#define CAST(FROM_SUFFIX, FROM, TO_SUFFIX, TO) \
+    extern "C" __global__ void __launch_bounds__(256) cast_##FROM_SUFFIX##_##TO_SUFFIX( \
+            const FROM* from, TO* to, long long n) { \
+        cast<8>(from, to, n); \
+    } \
+    extern "C" __global__ void __launch_bounds__(256) cast_##FROM_SUFFIX##_##TO_SUFFIX##_any( \
+            const FROM* from, TO* to, long long n) { \
+        cast<1>(from, to, n); \
+    }
+CAST(f32, float, bf16, bf16)
+CAST(f32, float, f16, f16)
+CAST(bf16, bf16, f32, float)
+CAST(bf16, bf16, f16, f16)
+CAST(f16, f16, f32, float)
+CAST(f16, f16, bf16, bf16)
 
 // What the host reads after a failure: the last mark that was reached.
 extern "C" __global__ void mark(volatile int* at, int number) {

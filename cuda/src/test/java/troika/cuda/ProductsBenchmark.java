@@ -61,7 +61,7 @@ final class ProductsBenchmark implements AutoCloseable {
             benchmark.layer("attention's output", tokens, hidden, hidden, layers, true);
             benchmark.layer("gate, up", tokens, hidden, 2 * intermediate, layers, false);
             benchmark.layer("down", tokens, intermediate, hidden, layers, true);
-            long rows = Math.clamp(device.logitsAtATime() / vocabulary, 1, tokens);
+            long rows = Math.clamp(CudaDevice.LOGITS_AT_A_TIME / vocabulary, 1, tokens);
             benchmark.layer("head", rows, hidden, vocabulary, Math.ceilDiv(tokens, rows), false);
             benchmark.print("step", "", benchmark.milliseconds, benchmark.operations);
             System.out.println();

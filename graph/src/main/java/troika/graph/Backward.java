@@ -29,10 +29,13 @@ final class Backward {
     /// Results that are made again, by the forward's.
     private final Map<Value, Value> rebuilt = new HashMap<>();
     private final Set<Value> rebuildable = new HashSet<>();
+    /// What all ranks have together of a result that can be made again, by the rank's own rows of it.
+    private final Map<Value, Value> gathered = new HashMap<>();
 
     Backward(Trace trace, @Nullable Value output, @Nullable Value outputGradient) {
         this.trace = trace;
-        this.gradients = new HashMap<>(trace.gradients());
+        this.gradients = new HashMap<>();
+        trace.gradients().forEach(this::contribute);
         if (output != null && outputGradient != null) {
             gradients.put(output, outputGradient);
         }
@@ -41,6 +44,10 @@ final class Backward {
             for (Node node : forward) {
                 if (node.op() instanceof Op.RmsNorm || node.op() instanceof Op.SwiGlu) {
                     rebuildable.add(node.outputs().getFirst());
+                } else if (node.op() instanceof Op.AllGather && rebuildable.contains(node.input(0))) {
+                    Value whole = node.outputs().getFirst();
+                    rebuildable.add(whole);
+                    gathered.put(node.input(0), whole);
                 }
             }
         }
@@ -77,12 +84,13 @@ final class Backward {
                 Value x = node.input(0);
                 Value weight = node.input(1);
                 Value gradX = trace.local("grad " + x.name(), x.dtype(), x.shape());
-                @Nullable Value residual = gradients.get(x);
+                @Nullable Value residual = gradients.remove(x);
                 inputNodes.add(new Node(
                         new Op.RmsNormBackward(true),
                         Arrays.asList(grad, x, weight, node.outputs().get(1), residual),
                         withRebuilt(List.of(trace.parameterGradient(weight), gradX), out)));
-                gradients.put(x, gradX);
+                contribute(x, gradX);
+                gatherAgain(out);
             }
             case Op.Linear _ -> {
                 @Nullable Value known = gradients.get(out);
@@ -91,7 +99,8 @@ final class Backward {
                 }
                 input(new Op.LinearBackwardInput(), node.input(0), node.input(0).shape(), known, node.input(1));
                 weight(new Op.LinearBackwardWeight(true), node.input(1), known, again(node.input(0)));
-                @Nullable Value residual = node.inputs().get(2);
+                @Nullable Value added = node.inputs().get(2);
+                @Nullable Value residual = added != null ? added : trace.residualBeside(out);
                 if (residual != null) {
                     contribute(residual, known);
                 }
@@ -124,20 +133,57 @@ final class Backward {
                         withRebuilt(List.of(gradient), out)));
                 contribute(gateUp, gradient);
             }
-            case Op.CrossEntropy _, Op.LinearBackwardInput _, Op.LinearBackwardWeight _ -> {}
+            case Op.Add _ -> {
+                Value grad = gradientOf(out);
+                contribute(base(out), grad);
+                contribute(node.input(0), grad);
+            }
+            case Op.AllReduce _ -> contribute(base(out), gradientOf(out));
+            case Op.ReduceScatter op ->
+                input(new Op.AllGather(op.axis()), node.input(0), node.input(0).shape(), gradientOf(out));
+            case Op.AllGather op -> {
+                @Nullable Value known = gradients.get(out);
+                if (known != null) { // Otherwise the loss's.
+                    input(
+                            new Op.ReduceScatter(op.axis()),
+                            node.input(0),
+                            node.input(0).shape(),
+                            known);
+                }
+            }
+            case Op.CrossEntropy _,
+                    Op.CrossEntropyPart _,
+                    Op.CrossEntropyWhole _,
+                    Op.LinearBackwardInput _,
+                    Op.LinearBackwardWeight _ -> {}
             default -> throw new IllegalStateException("no gradient is known for " + node.op());
         }
     }
 
     /// The value as the gradient of a weight reads it.
     private Value again(Value value) {
-        return rebuildable.contains(value)
-                ? rebuilt.computeIfAbsent(value, v -> trace.local(v.name() + " again", v.dtype(), v.shape()))
+        Value result = trace.isShared(value) ? base(value) : value;
+        return rebuildable.contains(result)
+                ? rebuilt.computeIfAbsent(result, v -> trace.local(v.name() + " again", v.dtype(), v.shape()))
                 : value;
     }
 
+    /// Gathers the rows of a result that was just made again, where a gradient needs them all.
+    private void gatherAgain(Value result) {
+        @Nullable Value rows = rebuilt.get(result);
+        @Nullable Value whole = wholeAgain(result);
+        if (rows != null && whole != null) {
+            inputNodes.add(new Node(new Op.AllGather(TensorParallel.AXIS), List.of(rows), List.of(whole)));
+        }
+    }
+
+    private @Nullable Value wholeAgain(Value result) {
+        Value whole = gathered.get(result);
+        return whole == null ? null : rebuilt.get(whole);
+    }
+
     private List<Value> withRebuilt(List<Value> outputs, Value result) {
-        Value made = rebuilt.get(result);
+        Value made = wholeAgain(result) == null ? rebuilt.get(result) : again(result);
         if (made == null) {
             return outputs;
         }
@@ -165,8 +211,25 @@ final class Backward {
     }
 
     private void contribute(Value value, Value gradient) {
+        boolean shared = trace.isShared(value);
+        if (shared && gradients.containsValue(gradient)) {
+            throw new IllegalStateException("the gradient of " + value + " cannot be summed in place");
+        }
         if (gradients.putIfAbsent(value, gradient) != null) {
             throw new IllegalStateException("two gradients reach " + value + " and no op adds them");
         }
+        if (shared) {
+            Value sum = trace.alias(gradient, gradient.name(), 0, gradient.shape());
+            inputNodes.add(new Node(new Op.AllReduce(TensorParallel.AXIS), List.of(), List.of(sum)));
+            contribute(base(value), sum);
+        }
+    }
+
+    private static Value base(Value alias) {
+        Value base = alias.base();
+        if (base == null) {
+            throw new IllegalStateException(alias + " lies in nothing");
+        }
+        return base;
     }
 }

@@ -17,12 +17,14 @@ public sealed interface Op {
         Op accumulating(boolean accumulate);
     }
 
-    /// tokens, table → out
+    /// tokens, table → out; zeros where the table has no row for a token
     ///
     /// @param first the token of the table's first row
     record Embedding(long first) implements Op {}
 
-    /// tokens, gradOut → gradTable
+    /// tokens, gradOut → gradTable; tokens that it has no row for are ignored
+    ///
+    /// @param first the token of the table's first row
     record EmbeddingBackward(long first, boolean accumulate) implements Accumulating {
         @Override
         public Op accumulating(boolean value) {
@@ -81,10 +83,14 @@ public sealed interface Op {
         }
     }
 
-    /// logits, labels → part
+    /// logits, labels → part, of this rank's range of the vocabulary
+    ///
+    /// @param first the token of the first column
     record CrossEntropyPart(long first) implements Op {}
 
-    /// logits, labels, parts, scale → loss, and with `gradient` also logits, in place
+    /// logits, labels, parts of all ranks in their order, scale → loss, and with `gradient` also logits, in place
+    ///
+    /// @param first the token of the first column
     record CrossEntropyWhole(long first, boolean gradient, boolean accumulate) implements Accumulating {
         @Override
         public Op accumulating(boolean value) {
@@ -115,7 +121,7 @@ public sealed interface Op {
     /// x → into (updated)
     record Add() implements Op {}
 
-    /// from → to, rounded to its dtype
+    /// from → to, rounded to its dtype; they may not overlap
     record Cast() implements Op {}
 
     /// → tensor, summed over the ranks of the axis in place

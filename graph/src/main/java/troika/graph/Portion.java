@@ -1,5 +1,6 @@
 package troika.graph;
 
+import java.util.ArrayList;
 import java.util.List;
 import troika.tensor.Shape;
 
@@ -7,9 +8,22 @@ import troika.tensor.Shape;
 /// of columns. A vector is a matrix of one column.
 ///
 /// @param whole the weight's shape in the whole model
+/// @param rows adjoining ranges are one
 public record Portion(Shape whole, List<Range> rows, Range columns) {
     public Portion {
-        rows = List.copyOf(rows);
+        rows = joined(rows);
+    }
+
+    private static List<Range> joined(List<Range> rows) {
+        List<Range> joined = new ArrayList<>();
+        for (Range range : rows) {
+            if (!joined.isEmpty() && joined.getLast().end() == range.start()) {
+                joined.add(new Range(joined.removeLast().start(), range.end()));
+            } else {
+                joined.add(range);
+            }
+        }
+        return List.copyOf(joined);
     }
 
     /// All of it.

@@ -11,4 +11,9 @@ public record Range(long start, long end) {
     public long size() {
         return end - start;
     }
+
+    /// As many numbers, each larger by `offset`.
+    public Range plus(long offset) {
+        return new Range(start + offset, end + offset);
+    }
 }

@@ -3,8 +3,10 @@ package troika.graph;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
 import troika.tensor.DType;
@@ -46,6 +48,10 @@ public final class Trace {
     private final Map<String, Value> named = new HashMap<>();
     /// Gradients that the forward itself computes: the chunked loss.
     private final Map<Value, Value> gradients = new HashMap<>();
+    /// Values that every tensor-parallel rank has alike and multiplies by weights of its own.
+    private final Set<Value> shared = new HashSet<>();
+    /// By products, the residuals that other ranks add to them.
+    private final Map<Value, Value> besides = new HashMap<>();
 
     Trace(Settings settings, Map<String, Parameter> parameters) {
         this.settings = settings;
@@ -77,8 +83,9 @@ public final class Trace {
         return named(Value.Kind.STATE, name, dtype, shape);
     }
 
+    /// Zero for tokens outside the rows of the table that this rank holds.
     public Value embedding(Value tokens, Value table) {
-        return emit(new Op.Embedding(0), "embedding", shape(tokens(), columns(table)), tokens, table);
+        return emit(new Op.Embedding(firstRow(table)), "embedding", shape(tokens(), columns(table)), tokens, table);
     }
 
     public Value rmsNorm(Value x, Value weight, double epsilon) {
@@ -90,6 +97,50 @@ public final class Trace {
 
     public Value linear(Value x, Value weight, @Nullable Value residual, String name) {
         return emit(new Op.Linear(), name, shape(rows(x), weight.shape().size(0)), x, weight, residual);
+    }
+
+    /// A product to which another rank adds the residual, before they are summed: nothing is added here, but
+    /// the residual gets its gradient.
+    public Value linearBeside(Value x, Value weight, Value residual, String name) {
+        Value out = linear(x, weight, null, name);
+        besides.put(out, residual);
+        return out;
+    }
+
+    /// `into` + `x`, in place of `into`, which must not be used afterwards.
+    public Value add(Value x, Value into) {
+        Value out = alias(into, into.name(), 0, into.shape());
+        nodes.add(new Node(new Op.Add(), List.of(x), List.of(out)));
+        return out;
+    }
+
+    /// The sum over tensor-parallel ranks, in place: `partial` must not be used afterwards. What follows is
+    /// the same on all ranks, so its gradient is.
+    public Value sumOverRanks(Value partial) {
+        Value out = alias(partial, partial.name(), 0, partial.shape());
+        nodes.add(new Node(new Op.AllReduce(TensorParallel.AXIS), List.of(), List.of(out)));
+        return out;
+    }
+
+    /// `x`, which all tensor-parallel ranks have alike, for one product with weights that they have parts of:
+    /// its gradient is summed over the ranks.
+    public Value shared(Value x) {
+        Value out = alias(x, x.name(), 0, x.shape());
+        shared.add(out);
+        return out;
+    }
+
+    /// The rows of all tensor-parallel ranks, one behind the other; the gradient is summed over them, and
+    /// each gets its rows.
+    public Value gatherRows(Value x) {
+        return gather(x, shape(tokens(), columns(x)));
+    }
+
+    /// This rank's rows of the sum over tensor-parallel ranks; the gradient is gathered.
+    ///
+    /// @param rows how many they are
+    public Value scatterRows(Value partial, long rows) {
+        return emit(new Op.ReduceScatter(TensorParallel.AXIS), partial.name(), shape(rows, columns(partial)), partial);
     }
 
     /// In place: `x` must not be used afterwards, nor need its old content in its own backward.
@@ -125,13 +176,19 @@ public final class Trace {
     /// gradient in place, from which the gradients of `x` and `weight` follow at once, while the
     /// chunk is still in cache; the backward finds them done.
     ///
+    /// Where the vocabulary is split over ranks, what each finds in its logits (maximum, sum, the label's
+    /// logit) is gathered first; the gradient of `x` is then this rank's part of a sum.
+    ///
     /// @param labels I32 `[T]`
     /// @param scale F32 `[1]`
     /// @param loss F32 `[1]`, added to
-    public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss) {
+    /// @param ranks over which the vocabulary is split
+    public void lossHead(Value x, Value weight, Value labels, Value scale, Value loss, int ranks) {
         boolean training = mode() == Mode.TRAIN;
         long rows = rows(x);
-        long chunks = Math.ceilDiv(rows, Math.max(CHUNK_UNIT, settings.logitsAtATime() / rows(weight)));
+        // Not the local vocabulary: the ranks' chunks must be of equal rows.
+        long vocabulary = Math.ceilDiv(wholeRows(weight), (long) ranks);
+        long chunks = Math.ceilDiv(rows, Math.max(CHUNK_UNIT, settings.logitsAtATime() / vocabulary));
         long chunkRows = Math.ceilDiv(rows, Math.max(1, chunks) * CHUNK_UNIT) * CHUNK_UNIT;
         @Nullable Value gradX = training ? local("gradNorm", dtype, x.shape()) : null;
         for (long start = 0; start < rows; start += chunkRows) {
@@ -139,25 +196,67 @@ public final class Trace {
             Value part = alias(x, x.name(), start * columns(x), shape(count, columns(x)));
             Value partLabels = alias(labels, labels.name(), start, shape(count));
             Value logits = linear(part, weight, null, "logits");
-            if (gradX == null) {
-                nodes.add(
-                        new Node(new Op.CrossEntropy(false, true), List.of(logits, partLabels, scale), List.of(loss)));
-                continue;
+            Value gradLogits = crossEntropy(logits, partLabels, scale, loss, firstRow(weight), ranks);
+            if (gradX != null) {
+                Value partGradX = alias(gradX, gradX.name(), start * columns(x), shape(count, columns(x)));
+                nodes.add(new Node(new Op.LinearBackwardInput(), List.of(gradLogits, weight), List.of(partGradX)));
+                nodes.add(new Node(
+                        new Op.LinearBackwardWeight(true),
+                        List.of(gradLogits, part),
+                        List.of(parameterGradient(weight))));
             }
-            Value gradLogits = alias(logits, "gradLogits", 0, logits.shape());
-            nodes.add(new Node(
-                    new Op.CrossEntropy(true, true), List.of(logits, partLabels, scale), List.of(loss, gradLogits)));
-            Value partGradX = alias(gradX, gradX.name(), start * columns(x), shape(count, columns(x)));
-            nodes.add(new Node(new Op.LinearBackwardInput(), List.of(gradLogits, weight), List.of(partGradX)));
-            nodes.add(new Node(
-                    new Op.LinearBackwardWeight(true), List.of(gradLogits, part), List.of(parameterGradient(weight))));
         }
         if (gradX != null) {
             gradients.put(x, gradX);
         }
     }
 
+    /// Adds to the loss; when training, returns the gradient of the logits, in their place.
+    private Value crossEntropy(Value logits, Value labels, Value scale, Value loss, long first, int ranks) {
+        boolean training = mode() == Mode.TRAIN;
+        Value result = training ? alias(logits, "gradLogits", 0, logits.shape()) : logits;
+        List<Value> outputs = training ? List.of(loss, result) : List.of(loss);
+        if (ranks == 1) {
+            nodes.add(new Node(new Op.CrossEntropy(training, true), List.of(logits, labels, scale), outputs));
+            return result;
+        }
+        Value part = local("part", DType.F32, shape(rows(logits), 3));
+        nodes.add(new Node(new Op.CrossEntropyPart(first), List.of(logits, labels), List.of(part)));
+        Value parts = gather(part, shape(ranks, rows(logits), 3));
+        nodes.add(new Node(
+                new Op.CrossEntropyWhole(first, training, true), List.of(logits, labels, parts, scale), outputs));
+        return result;
+    }
+
+    // What the layers of TensorParallel need.
+
+    /// What all tensor-parallel ranks have of it, one behind the other.
+    Value gather(Value x, Shape shape) {
+        Value out = local(x.name(), x.dtype(), shape);
+        nodes.add(new Node(new Op.AllGather(TensorParallel.AXIS), List.of(x), List.of(out)));
+        return out;
+    }
+
+    /// The rows of a weight in the whole model.
+    long wholeRows(Value parameter) {
+        return parameterOf(parameter.name()).portion().whole().size(0);
+    }
+
+    private long firstRow(Value parameter) {
+        return parameterOf(parameter.name()).portion().rows().getFirst().start();
+    }
+
     // What the backward builder and TracedBlock need.
+
+    boolean isShared(Value value) {
+        return shared.contains(value);
+    }
+
+    /// The residual that other ranks add to a product.
+    @Nullable
+    Value residualBeside(Value product) {
+        return besides.get(product);
+    }
 
     boolean rebuilds() {
         return settings.rebuild();
@@ -204,11 +303,15 @@ public final class Trace {
     }
 
     private Shape shapeOf(String parameter) {
-        Parameter found = parameters.get(parameter);
+        return parameterOf(parameter).shape();
+    }
+
+    private Parameter parameterOf(String name) {
+        Parameter found = parameters.get(name);
         if (found == null) {
-            throw new IllegalArgumentException("the block has no parameter " + parameter);
+            throw new IllegalArgumentException("the block has no parameter " + name);
         }
-        return found.shape();
+        return found;
     }
 
     private Value emit(Op op, String name, Shape shape, @Nullable Value... inputs) {

@@ -15,6 +15,11 @@ final class Graphs {
     private Graphs() {}
 
     static Block layer() {
+        return layer(TensorParallel.NONE);
+    }
+
+    /// The same sizes on a rank of several.
+    static Block layer(TensorParallel ranks) {
         Map<String, Parameter> parameters = new LinkedHashMap<>();
         parameters.put("norm1", new Parameter("norm1", new Shape(HIDDEN), false, 0));
         parameters.put("qkv", new Parameter("qkv", new Shape(16, HIDDEN), true, 0.02));
@@ -26,13 +31,13 @@ final class Graphs {
             Value in = present(x);
             Value position = trace.global("positions", DType.I32, new Shape(trace.tokens()));
             Value rope = trace.global("rope", DType.F32, new Shape(16, 4));
-            Value qkv = trace.linear(
-                    trace.rmsNorm(in, trace.parameter("norm1"), 1e-6), trace.parameter("qkv"), null, "qkv");
+            Value normed = ranks.columnInput(trace, trace.rmsNorm(in, trace.parameter("norm1"), 1e-6));
+            Value qkv = trace.linear(normed, trace.parameter("qkv"), null, "qkv");
             Value attended = trace.attention(trace.rope(qkv, position, rope, 3, 4), position, 2, 1, 4);
-            Value hidden = trace.linear(attended, trace.parameter("out"), in, "hidden");
-            Value gateUp = trace.linear(
-                    trace.rmsNorm(hidden, trace.parameter("norm2"), 1e-6), trace.parameter("gateUp"), null, "gateUp");
-            return trace.linear(trace.swiGlu(gateUp), trace.parameter("down"), hidden, "output");
+            Value hidden = ranks.rowLinear(trace, attended, trace.parameter("out"), in, "hidden");
+            Value normedHidden = ranks.columnInput(trace, trace.rmsNorm(hidden, trace.parameter("norm2"), 1e-6));
+            Value gateUp = trace.linear(normedHidden, trace.parameter("gateUp"), null, "gateUp");
+            return ranks.rowLinear(trace, trace.swiGlu(gateUp), trace.parameter("down"), hidden, "output");
         });
     }
 
@@ -42,12 +47,20 @@ final class Graphs {
     }
 
     static Block head() {
+        return head(TensorParallel.NONE);
+    }
+
+    /// On a rank of several it has 10 words of as many as they all have.
+    static Block head(TensorParallel ranks) {
         Map<String, Parameter> parameters = new LinkedHashMap<>();
         parameters.put("norm", new Parameter("norm", new Shape(HIDDEN), false, 0));
-        parameters.put("weight", new Parameter("weight", new Shape(WORDS, HIDDEN), true, 0.02));
+        Shape whole = new Shape((long) WORDS * ranks.ranks(), HIDDEN);
+        Range own = new Range((long) WORDS * ranks.index(), WORDS * (ranks.index() + 1L));
+        parameters.put("weight", new Parameter("weight", Portion.rows(whole, own), true, 0.02, List.of()));
         return new Simple(parameters, (trace, x) -> {
-            Value normed = trace.rmsNorm(present(x), trace.parameter("norm"), 1e-6);
-            trace.lossHead(
+            Value normed = ranks.columnInput(trace, trace.rmsNorm(present(x), trace.parameter("norm"), 1e-6));
+            ranks.lossHead(
+                    trace,
                     normed,
                     trace.parameter("weight"),
                     trace.global("labels", DType.I32, new Shape(trace.tokens())),

@@ -2,13 +2,20 @@ package troika.plan;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import troika.graph.Op;
 import troika.tensor.Shape;
 
 /// The last pass: tensors get their places and instructions their dependencies and costs.
 final class Assembly {
     private Assembly() {}
 
-    static RankProgram program(RankBuilder builder, Placement places, long deviceBytes) {
+    /// @param axes the ranks of each axis that collectives may name
+    /// @param overlap false: every instruction waits for the one before it
+    static RankProgram program(
+            RankBuilder builder, Placement places, long deviceBytes, Map<String, List<Integer>> axes, boolean overlap) {
         List<TensorSpec> tensors = new ArrayList<>();
         for (RankBuilder.Slice slice : builder.tensors()) {
             RankBuilder.Buffer buffer = builder.buffers().get(slice.buffer());
@@ -41,13 +48,42 @@ final class Assembly {
                     draft.block(),
                     draft.group(),
                     draft.microbatch(),
-                    dependencies.after(id),
+                    overlap ? dependencies.after(id) : behind(builder, dependencies, id),
                     dependencies.afterPrevious(id),
                     draft.calls(),
                     flops,
                     bytes));
         }
-        return new RankProgram(builder.rank(), deviceBytes, places.hostBytes(), tensors, List.of(), instructions);
+        return new RankProgram(
+                builder.rank(), deviceBytes, places.hostBytes(), tensors, used(builder, axes), instructions);
+    }
+
+    /// What an instruction waits for, and the one before it.
+    private static List<Integer> behind(RankBuilder builder, Dependencies dependencies, int id) {
+        Set<Integer> after = new TreeSet<>(dependencies.after(id));
+        if (id > 0
+                && builder.drafts().get(id - 1).lane()
+                        != builder.drafts().get(id).lane()) {
+            after.add(id - 1);
+        }
+        return List.copyOf(after);
+    }
+
+    private static List<RankProgram.Axis> used(RankBuilder builder, Map<String, List<Integer>> axes) {
+        Set<String> names = new TreeSet<>();
+        for (RankBuilder.Draft draft : builder.drafts()) {
+            for (Call call : draft.calls()) {
+                switch (call.op()) {
+                    case Op.AllReduce op -> names.add(op.axis());
+                    case Op.ReduceScatter op -> names.add(op.axis());
+                    case Op.AllGather op -> names.add(op.axis());
+                    default -> {}
+                }
+            }
+        }
+        return names.stream()
+                .map(name -> new RankProgram.Axis(name, axes.getOrDefault(name, List.of())))
+                .toList();
     }
 
     private static List<TensorSpec> specs(List<TensorSpec> tensors, List<Integer> ids) {

@@ -23,9 +23,11 @@ final class Binding {
     private final TracedBlock trace;
     private final int microbatch;
     private final ToIntFunction<Parameter> gradients;
+    private final ToIntFunction<Parameter> weights;
     private final Map<Value, Integer> bound = new HashMap<>();
 
     /// @param input tensor of the block's input, -1 for none
+    /// @param weights the tensor of a weight, where it is at the time
     /// @param gradients the tensor into which a weight's gradient is added
     Binding(
             RankBuilder builder,
@@ -34,12 +36,14 @@ final class Binding {
             TracedBlock trace,
             int microbatch,
             int input,
+            ToIntFunction<Parameter> weights,
             ToIntFunction<Parameter> gradients) {
         this.builder = builder;
         this.tensors = tensors;
         this.block = block;
         this.trace = trace;
         this.microbatch = microbatch;
+        this.weights = weights;
         this.gradients = gradients;
         bindIfThere(trace.input(), input);
     }
@@ -118,7 +122,7 @@ final class Binding {
         int tensor = base != null
                 ? builder.slice(tensor(base), name(value), value.offset(), value.dtype(), value.shape())
                 : switch (value.kind()) {
-                    case PARAMETER -> tensors.parameter(parameter(value).name());
+                    case PARAMETER -> weights.applyAsInt(parameter(value));
                     case PARAMETER_GRADIENT -> gradients.applyAsInt(parameter(value));
                     case GLOBAL -> tensors.global(value.name(), microbatch);
                     case STATE ->
@@ -127,7 +131,10 @@ final class Binding {
                         builder.allocate(name(value), TensorSpec.Role.ACTIVATIONS, false, value.dtype(), value.shape());
                     case BLOCK_INPUT, OUTPUT_GRADIENT -> throw new IllegalStateException(value + " is not bound");
                 };
-        bound.put(value, tensor);
+        // Weights may have been gathered to another place when the backward comes.
+        if (value.root().kind() != Value.Kind.PARAMETER) {
+            bound.put(value, tensor);
+        }
         return tensor;
     }
 

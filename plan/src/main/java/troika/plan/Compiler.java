@@ -1,87 +1,128 @@
 package troika.plan;
 
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Block;
 import troika.graph.Model;
-import troika.graph.Op;
+import troika.graph.Parameter;
+import troika.graph.Range;
 import troika.graph.Shares;
+import troika.graph.TensorParallel;
 import troika.graph.Trace;
 import troika.graph.TracedBlock;
 import troika.tensor.Shape;
 
 /// Compiles a model, a layout and policies into programs.
 ///
-/// A rank's work is emitted as instructions in issue order, on buffers without places ([RankTensors] makes
-/// what lasts, [TrainStep] what a step makes); then passes settle which writes overwrite
-/// ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and who waits for whom
-/// ([Dependencies]). Blocks are traced once for each kind and shape.
+/// The work of all ranks is emitted together ([StepOrder]) as instructions in issue order, on buffers
+/// without places ([RankTensors] makes what lasts, [RankStep] and [RankUpdate] what a step makes); then
+/// passes settle which writes overwrite ([RankBuilder#overwriteFirst]), where buffers lie ([Placement]) and
+/// who waits for whom ([Dependencies]). Blocks are traced once for each kind and shape.
 public final class Compiler {
-    private final Model model;
+    private final Function<TensorParallel, Model> models;
     private final Layout layout;
     private final PlanOptions options;
-    private final List<ParameterGroup> groups;
+    private final Model whole;
     private final Shares microbatches;
+    private final List<RankPart> parts = new ArrayList<>();
+    private final Map<TensorParallel, Model> modelOf = new HashMap<>();
     private final Map<TraceKey, TracedBlock> traces = new HashMap<>();
 
-    private record TraceKey(String kind, Trace.Settings settings) {}
+    private record TraceKey(String kind, Trace.Settings settings, TensorParallel tensor) {}
 
-    public Compiler(Model model, Layout layout, PlanOptions options) {
-        this.model = model;
+    /// @param models the model with the shapes of a tensor-parallel rank
+    public Compiler(Function<TensorParallel, Model> models, Layout layout, PlanOptions options) {
+        this.models = models;
         this.layout = layout;
         this.options = options;
-        this.groups = ParameterGroup.of(model.blocks(), layout.microbatchUnit());
-        this.microbatches = new Shares(options.batch(), layout.microbatchUnit() * options.accumulation());
+        this.whole = model(TensorParallel.NONE);
+        this.microbatches = shareBatch();
+        List<RankPart> untied = IntStream.range(0, layout.worldSize())
+                .mapToObj(rank -> part(rank, List.of()))
+                .toList();
+        List<String> tied = tied(untied);
+        for (RankPart part : untied) {
+            parts.add(tied.isEmpty() ? part : part(part.rank(), tied));
+        }
     }
 
-    public List<ParameterGroup> groups() {
-        return groups;
+    /// By rank, the parameter groups that it holds.
+    public List<List<ParameterGroup>> groups() {
+        return parts.stream().map(RankPart::groups).toList();
     }
 
     /// The programs of a training run, which share one arena a rank.
     public TrainingPlan training() {
+        List<RankTensors> tensors = new ArrayList<>();
+        for (RankPart part : parts) {
+            RankTensors own = new RankTensors(part, options);
+            own.addTraining();
+            tensors.add(own);
+        }
+        List<RankBuilder> steps = emit(tensors, Trace.Mode.TRAIN);
+        List<RankBuilder> evaluations = emit(tensors, Trace.Mode.EVALUATE);
         List<RankProgram> train = new ArrayList<>();
         List<RankProgram> evaluate = new ArrayList<>();
         List<MemoryPlan> memory = new ArrayList<>();
-        List<List<Microbatch>> batches = new ArrayList<>();
-        for (int rank = 0; rank < layout.worldSize(); rank++) {
-            RankTensors tensors = new RankTensors(rank, layout.microbatchUnit(), options, model, groups);
-            tensors.addTraining(localBatches(rank));
-            RankBuilder step = tensors.builder().copy();
-            new TrainStep(this, tensors.on(step), step).emit();
-            RankBuilder evaluation = tensors.builder().copy();
-            emitEvaluation(tensors.on(evaluation), evaluation);
-            step.overwriteFirst();
-            evaluation.overwriteFirst();
+        for (RankPart part : parts) {
+            RankBuilder step = steps.get(part.rank());
+            RankBuilder evaluation = evaluations.get(part.rank());
             Placement stepPlaces = new Placement(step);
             Placement evaluationPlaces = new Placement(evaluation);
             long bytes = Math.max(stepPlaces.deviceBytes(), evaluationPlaces.deviceBytes());
-            train.add(Assembly.program(step, stepPlaces, bytes));
-            evaluate.add(Assembly.program(evaluation, evaluationPlaces, bytes));
+            boolean overlap = options.parallelism().overlap();
+            train.add(Assembly.program(step, stepPlaces, bytes, part.axes(), overlap));
+            evaluate.add(Assembly.program(evaluation, evaluationPlaces, bytes, part.axes(), overlap));
             memory.add(stepPlaces.memoryPlan(bytes));
-            batches.add(microbatches(rank));
         }
         return new TrainingPlan(
                 new StepProgram("train", blockNames(), train),
                 new StepProgram("evaluate", blockNames(), evaluate),
-                Collections.nCopies(layout.worldSize(), groups),
+                layout,
+                groups(),
                 memory,
-                batches);
+                parts.stream().map(RankPart::microbatches).toList());
+    }
+
+    /// Emits a step or an evaluation on copies of the ranks' tensors.
+    private List<RankBuilder> emit(List<RankTensors> tensors, Trace.Mode mode) {
+        List<RankStep> ranks = new ArrayList<>();
+        List<RankUpdate> updates = new ArrayList<>();
+        Map<String, Long> numbers = numbers();
+        for (RankTensors own : tensors) {
+            RankStep step = new RankStep(this, own.on(own.builder().copy()), mode, options.sequence());
+            ranks.add(step);
+            updates.add(new RankUpdate(step, options, numbers));
+        }
+        StepOrder order = new StepOrder(this, ranks, updates);
+        if (mode == Trace.Mode.TRAIN) {
+            order.train();
+        } else {
+            order.evaluate();
+        }
+        List<RankBuilder> builders = ranks.stream().map(RankStep::builder).toList();
+        builders.forEach(RankBuilder::overwriteFirst);
+        return builders;
     }
 
     /// The program that decodes one token on one rank, with weights and key-value cache in its
     /// arena. `host logits` is the result.
     public StepProgram decoding() {
-        RankTensors tensors = new RankTensors(0, 1, options, model, groups);
+        RankTensors tensors = new RankTensors(parts.getFirst(), options);
         tensors.addDecoding();
         RankBuilder builder = tensors.builder();
         tensors.emitDecodingInputs();
-        int output = forward(tensors, builder, Trace.Mode.DECODE, 0, 1, 1);
+        RankStep step = new RankStep(this, tensors, Trace.Mode.DECODE, 1);
+        for (int block = 0; block < blockCount(); block++) {
+            step.forward(block, 0);
+        }
+        int output = step.input(blockCount(), 0);
         int logits = builder.allocate(
                 "host logits",
                 TensorSpec.Role.INPUTS,
@@ -91,76 +132,156 @@ public final class Compiler {
         builder.emit(Instruction.Kind.REPORT, Lane.DOWNLOAD, List.of(RankTensors.copy(output, logits)));
         Placement places = new Placement(builder);
         return new StepProgram(
-                "decode", blockNames(), List.of(Assembly.program(builder, places, places.deviceBytes())));
-    }
-
-    List<Block> blocks() {
-        return model.blocks();
+                "decode",
+                blockNames(),
+                List.of(Assembly.program(builder, places, places.deviceBytes(), Map.of(), true)));
     }
 
     PlanOptions options() {
         return options;
     }
 
-    /// Sequences of each microbatch of a rank: microbatch m of the step goes to replica m mod ranks.
-    List<Integer> localBatches(int rank) {
-        int ranks = layout.microbatchUnit();
-        return IntStream.range(0, options.accumulation())
-                .mapToObj(m -> (int) microbatches.size(m * ranks + rank))
-                .toList();
+    Layout layout() {
+        return layout;
     }
 
-    private List<Microbatch> microbatches(int rank) {
-        List<Integer> batches = localBatches(rank);
-        return IntStream.range(0, batches.size())
-                .mapToObj(m -> new Microbatch(m * layout.microbatchUnit() + rank, batches.get(m)))
-                .toList();
+    int blockCount() {
+        return whole.blocks().size();
+    }
+
+    /// Of a step, over all replicas.
+    int microbatches() {
+        return microbatches.parts();
     }
 
     /// The block, traced on the shape of its input tensor (-1 for none).
-    TracedBlock trace(Block block, Trace.Mode mode, int batch, int sequence, RankBuilder builder, int input) {
+    TracedBlock trace(
+            Block block, RankPart part, Trace.Mode mode, int batch, int sequence, RankBuilder builder, int input) {
         @Nullable Shape shape = input < 0 ? null : builder.tensors().get(input).shape();
         Trace.Settings settings = new Trace.Settings(
                 mode, options.dtype(), batch, sequence, options.packed(), options.rebuild(), options.logitsAtATime());
         return traces.computeIfAbsent(
-                new TraceKey(block.kind(), settings), _ -> TracedBlock.of(block, settings, shape));
+                new TraceKey(block.kind(), settings, part.tensor()), _ -> TracedBlock.of(block, settings, shape));
     }
 
-    private void emitEvaluation(RankTensors tensors, RankBuilder builder) {
-        List<Integer> batches = localBatches(tensors.rank());
-        tensors.emitInputs(batches.size());
-        for (int m = 0; m < batches.size(); m++) {
-            if (batches.get(m) > 0) {
-                forward(tensors, builder, Trace.Mode.EVALUATE, m, batches.get(m), options.sequence());
+    private Model model(TensorParallel tensor) {
+        return modelOf.computeIfAbsent(tensor, models);
+    }
+
+    /// Sequences of each microbatch: evenly, or as fast as the replicas are that it passes. Of a stage's
+    /// replicas only how they compare with one another counts.
+    private Shares shareBatch() {
+        int count = Math.multiplyExact(layout.microbatchUnit(), options.accumulation());
+        List<Double> weights = new ArrayList<>();
+        for (int m = 0; m < count; m++) {
+            double weight = Double.MAX_VALUE;
+            for (int stage = 0; stage < layout.stages().size(); stage++) {
+                int replicas = layout.stages().get(stage).dataParallel();
+                weight = Math.min(weight, layout.weight(stage, m % replicas) * replicas / layout.weight(stage));
+            }
+            weights.add(weight);
+        }
+        return new Shares(options.batch(), weights, 0);
+    }
+
+    private RankPart part(int rank, List<String> tied) {
+        Layout.Place place = layout.place(rank);
+        Layout.Stage stage = layout.stages().get(place.stage());
+        TensorParallel tensor = tensor(place, stage);
+        Model model = model(tensor);
+        List<List<Integer>> chunks = chunks(place.stage());
+        List<Integer> group = layout.dataGroup(rank);
+        List<Integer> tensorGroup = layout.tensorGroup(rank);
+        Map<String, List<Integer>> axes = new LinkedHashMap<>();
+        axes.put("data", group);
+        axes.put(TensorParallel.AXIS, tensorGroup);
+        model.axes()
+                .forEach((name, indices) ->
+                        axes.put(name, indices.stream().map(tensorGroup::get).toList()));
+        axes.put("world", IntStream.range(0, layout.worldSize()).boxed().toList());
+        List<ParameterGroup> groups = ParameterGroup.of(RankPart.blocks(model, chunks), group.size());
+        List<Microbatch> own = new ArrayList<>();
+        for (int m = place.replica(); m < microbatches.parts(); m += stage.dataParallel()) {
+            own.add(new Microbatch(m, (int) microbatches.size(m)));
+        }
+        List<String> shared = groups.stream()
+                .flatMap(g -> g.parameters().stream())
+                .map(Parameter::name)
+                .filter(tied::contains)
+                .toList();
+        return new RankPart(rank, place, tensor, model, chunks, groups, own, shared, axes);
+    }
+
+    private TensorParallel tensor(Layout.Place place, Layout.Stage stage) {
+        if (stage.tensorParallel() == 1) {
+            return TensorParallel.NONE;
+        }
+        // All replicas cut alike, since their gradients are summed.
+        List<Double> weights = IntStream.range(0, stage.tensorParallel())
+                .mapToObj(index -> IntStream.range(0, stage.dataParallel())
+                        .mapToDouble(replica ->
+                                layout.shares().get(stage.replica(replica).get(index)))
+                        .sum())
+                .toList();
+        return new TensorParallel(
+                stage.tensorParallel(),
+                place.tensor(),
+                weights,
+                options.parallelism().sequence());
+    }
+
+    /// The blocks of each of a stage's chunks: the embedding goes with the first layers, the head with the
+    /// last.
+    private List<List<Integer>> chunks(int stage) {
+        int count = options.parallelism().chunks();
+        int layers = blockCount() - 2;
+        List<Range> ranges = layout.layers(layers, count);
+        List<List<Integer>> chunks = new ArrayList<>();
+        for (int chunk = 0; chunk < count; chunk++) {
+            int virtual = chunk * layout.stages().size() + stage;
+            int first = virtual == 0 ? 0 : (int) ranges.get(virtual).start() + 1;
+            int last = virtual == ranges.size() - 1
+                    ? layers + 1
+                    : (int) ranges.get(virtual).end();
+            chunks.add(IntStream.rangeClosed(first, last).boxed().toList());
+        }
+        return chunks;
+    }
+
+    /// The names of weights that blocks of several stages use.
+    private static List<String> tied(List<RankPart> parts) {
+        Map<String, Integer> stageOf = new HashMap<>();
+        List<String> tied = new ArrayList<>();
+        for (RankPart part : parts) {
+            for (ParameterGroup group : part.groups()) {
+                for (Parameter parameter : group.parameters()) {
+                    int stage = part.place().stage();
+                    if (stageOf.computeIfAbsent(parameter.name(), _ -> stage) != stage
+                            && !tied.contains(parameter.name())) {
+                        tied.add(parameter.name());
+                    }
+                }
             }
         }
-        int stats = builder.find("stats");
-        if (tensors.shards() > 1) {
-            builder.emit(
-                    Instruction.Kind.NORM,
-                    Lane.COMMUNICATION,
-                    List.of(new Call(new Op.AllReduce("data"), List.of(), List.of(builder.find("loss")))));
-        }
-        builder.emit(
-                Instruction.Kind.REPORT, Lane.DOWNLOAD, List.of(RankTensors.copy(stats, builder.find("host stats"))));
+        return tied;
     }
 
-    /// Emits a forward without backward; returns the last block's output, -1 where it has none.
-    private int forward(RankTensors tensors, RankBuilder builder, Trace.Mode mode, int m, int batch, int sequence) {
-        int x = -1;
-        for (int b = 0; b < model.blocks().size(); b++) {
-            Block block = model.blocks().get(b);
-            TracedBlock trace = trace(block, mode, batch, sequence, builder, x);
-            Binding binding = new Binding(builder, tensors, block, trace, m, x, parameter -> {
-                throw new IllegalStateException("no gradients in " + mode + ", not even of " + parameter.name());
-            });
-            builder.emit(Instruction.Kind.FORWARD, Lane.COMPUTE, b, -1, m, binding.calls(trace.forward()));
-            x = binding.output();
+    /// The number of each weight's first element among those of the whole model.
+    private Map<String, Long> numbers() {
+        Map<String, Long> numbers = new HashMap<>();
+        long first = 0;
+        for (ParameterGroup group : ParameterGroup.of(whole.blocks(), 1)) {
+            for (int i = 0; i < group.parameters().size(); i++) {
+                numbers.put(
+                        group.parameters().get(i).name(),
+                        first + group.offsets().get(i));
+            }
+            first += group.parameterElements();
         }
-        return x;
+        return numbers;
     }
 
     private List<String> blockNames() {
-        return model.blocks().stream().map(Block::name).toList();
+        return whole.blocks().stream().map(Block::name).toList();
     }
 }

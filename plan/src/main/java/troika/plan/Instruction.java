@@ -41,8 +41,11 @@ public record Instruction(
         NORM,
         /// A group's weights change.
         UPDATE,
-        /// Updated weights of a group reach all ranks.
+        /// Weights of a group reach all ranks.
         GATHER,
+        /// What crosses from one pipeline stage to another.
+        SEND,
+        RECEIVE,
         /// Loss and norm, or logits, reach the host.
         REPORT
     }

@@ -59,6 +59,11 @@ public record ParameterGroup(
         return new ParameterGroup(index, name, sorted, offsets, roundUp(end, shards * ALIGNMENT), decayed);
     }
 
+    /// Where a parameter begins.
+    long offset(Parameter parameter) {
+        return offsets.get(parameters.indexOf(parameter));
+    }
+
     /// The elements to the last parameter's end, the same however many shards there are.
     long parameterElements() {
         return offsets.getLast() + roundUp(parameters.getLast().elements(), ALIGNMENT);

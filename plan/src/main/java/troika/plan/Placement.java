@@ -14,7 +14,8 @@ import java.util.TreeMap;
 /// the same start share them. The others live from the first to the last call that touches them, in issue
 /// order, and take the smallest gap that fits (best fit, swept over time). Lanes may run out of issue
 /// order, but [Dependencies] are derived from the places chosen here, so a reuse is at worst a wait, never
-/// a race.
+/// a race. So that computing seldom waits for communication, what another lane uses last lives until the next
+/// block has run.
 final class Placement {
     /// Bytes to which buffers are aligned; what CUDA's allocator and libraries expect.
     private static final long ALIGNMENT = 256;
@@ -76,7 +77,11 @@ final class Placement {
         Arrays.fill(first, Integer.MAX_VALUE);
         Arrays.fill(last, -1);
         int position = 0;
-        for (RankBuilder.Draft draft : builder.drafts()) {
+        int[] usedBy = new int[count];
+        List<RankBuilder.Draft> drafts = builder.drafts();
+        int[] ends = new int[drafts.size()];
+        for (int d = 0; d < ends.length; d++) {
+            RankBuilder.Draft draft = drafts.get(d);
             for (Call call : draft.calls()) {
                 for (List<Integer> side : List.of(call.inputs(), call.outputs())) {
                     for (int tensor : side) {
@@ -84,10 +89,17 @@ final class Placement {
                             int buffer = builder.tensors().get(tensor).buffer();
                             first[buffer] = Math.min(first[buffer], position);
                             last[buffer] = position;
+                            usedBy[buffer] = d;
                         }
                     }
                 }
                 position++;
+            }
+            ends[d] = position - 1;
+        }
+        for (int i = 0; i < count; i++) {
+            if (last[i] >= 0 && drafts.get(usedBy[i]).lane() != Lane.COMPUTE) {
+                last[i] = Math.max(last[i], ends[nextBlockEnd(drafts, usedBy[i])]);
             }
         }
         List<Integer> order = new ArrayList<>();
@@ -114,6 +126,23 @@ final class Placement {
             endings.computeIfAbsent(last[i], _ -> new ArrayList<>()).add(i);
         }
         deviceBytes = Math.max(deviceBytes, free.peak());
+    }
+
+    /// The last instruction of the next block that is computed behind instruction `d`, or of all.
+    private static int nextBlockEnd(List<RankBuilder.Draft> drafts, int d) {
+        int end = -1;
+        for (int i = d + 1; i < drafts.size(); i++) {
+            RankBuilder.Draft draft = drafts.get(i);
+            if (draft.lane() == Lane.COMPUTE && draft.block() >= 0) {
+                if (end >= 0
+                        && (draft.block() != drafts.get(end).block()
+                                || draft.microbatch() != drafts.get(end).microbatch())) {
+                    return end;
+                }
+                end = i;
+            }
+        }
+        return drafts.size() - 1;
     }
 
     private static long align(long value) {

@@ -5,9 +5,7 @@ import troika.tensor.DType;
 /// What the compiler needs to know of a run, the model and the layout apart.
 ///
 /// @param batch sequences of a step, over all ranks
-/// @param accumulation microbatches of each data-parallel rank: the batch is split into accumulation ×
-/// ranks microbatches
-/// @param zeroStage 0: everything replicated; 1: optimizer states sharded; 2: gradients too
+/// @param accumulation the batch is split into accumulation × [Layout#microbatchUnit] microbatches
 /// @param recompute whether a decoder layer's activations are computed again in the backward instead of
 /// stored
 /// @param rebuild whether results of norms and SwiGLUs are made again in the backward instead of stored
@@ -21,7 +19,7 @@ public record PlanOptions(
         int sequence,
         int batch,
         int accumulation,
-        int zeroStage,
+        Parallelism parallelism,
         boolean recompute,
         boolean rebuild,
         boolean packed,
@@ -40,7 +38,7 @@ public record PlanOptions(
                 sequence,
                 batch,
                 accumulation,
-                zeroStage,
+                parallelism,
                 layers,
                 elementwise,
                 packed,
@@ -61,7 +59,7 @@ public record PlanOptions(
                 sequence,
                 batch,
                 microbatches,
-                zeroStage,
+                parallelism,
                 recompute,
                 rebuild,
                 packed,

@@ -48,7 +48,8 @@ public record RankProgram(
             require(needed >= 0 && needed < id, () -> instruction + " (" + id + ") waits for " + needed);
         }
         for (int needed : instruction.afterPrevious()) {
-            // An event tells only its latest record, so what waits for the previous execution must come first.
+            // An event tells only its latest record, so what waits for the previous execution must come
+            // first.
             require(
                     needed >= id && needed < instructions,
                     () -> instruction + " (" + id + ") waits for the previous " + needed);

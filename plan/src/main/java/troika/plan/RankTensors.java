@@ -25,57 +25,43 @@ final class RankTensors {
     private static final List<String> BATCH_INPUTS = List.of("tokens", "labels", "positions");
     private static final List<String> DECODING_INPUTS = List.of("tokens", "positions");
 
-    private final int rank;
-    private final int shards;
+    private final RankPart part;
     private final PlanOptions options;
-    private final List<ParameterGroup> groups;
     private final RankBuilder builder;
     private final Map<String, Integer> parameters = new HashMap<>();
     private final Map<String, Integer> globals = new HashMap<>();
     private final List<Integer> weights = new ArrayList<>();
 
-    RankTensors(int rank, int shards, PlanOptions options, Model model, List<ParameterGroup> groups) {
-        this.rank = rank;
-        this.shards = shards;
+    RankTensors(RankPart part, PlanOptions options) {
+        this.part = part;
         this.options = options;
-        this.groups = groups;
-        this.builder = new RankBuilder(rank);
+        this.builder = new RankBuilder(part.rank());
         builder.allocate(
                 "workspace:" + Lane.COMPUTE,
                 TensorSpec.Role.WORKSPACE,
                 false,
                 DType.I32,
                 new Shape(options.workspaceBytes() / 4));
-        for (ParameterGroup group : groups) {
+        for (ParameterGroup group : part.groups()) {
             int flat = builder.allocate(
                     "weights:" + group.name(),
                     TensorSpec.Role.WEIGHTS,
                     false,
                     options.dtype(),
-                    new Shape(group.elements()));
+                    shardedWeights() ? shard(group) : new Shape(group.elements()));
             weights.add(flat);
-            for (int i = 0; i < group.parameters().size(); i++) {
-                Parameter parameter = group.parameters().get(i);
-                parameters.put(
-                        parameter.name(),
-                        builder.slice(
-                                flat,
-                                "weight:" + parameter.name(),
-                                group.offsets().get(i),
-                                options.dtype(),
-                                parameter.shape()));
+            if (!shardedWeights()) {
+                parameters.putAll(slices(flat, group));
             }
         }
-        for (Model.Constant constant : model.constants()) {
+        for (Model.Constant constant : part.model().constants()) {
             globals.put(constant.name(), device(constant.name(), DType.F32, constant.shape()));
         }
     }
 
     private RankTensors(RankTensors from, RankBuilder builder) {
-        rank = from.rank;
-        shards = from.shards;
+        part = from.part;
         options = from.options;
-        groups = from.groups;
         this.builder = builder;
         parameters.putAll(from.parameters);
         globals.putAll(from.globals);
@@ -88,30 +74,31 @@ final class RankTensors {
     }
 
     /// Adds what training needs.
-    ///
-    /// @param batches sequences of each microbatch of this rank
-    void addTraining(List<Integer> batches) {
-        for (ParameterGroup group : groups) {
+    void addTraining() {
+        for (ParameterGroup group : part.groups()) {
             Shape full = new Shape(group.elements());
-            Shape shard = sharded() ? new Shape(group.elements() / shards) : full;
+            Shape own = sharded() ? shard(group) : full;
             if (options.dtype() == DType.F32) {
-                builder.slice(weights.get(group.index()), "master:" + group.name(), start(shard), DType.F32, shard);
+                long start = sharded() && !shardedWeights() ? shardStart(group) : 0;
+                builder.slice(weights.get(group.index()), "master:" + group.name(), start, DType.F32, own);
             } else {
-                builder.allocate("master:" + group.name(), TensorSpec.Role.MASTER_WEIGHTS, false, DType.F32, shard);
+                builder.allocate("master:" + group.name(), TensorSpec.Role.MASTER_WEIGHTS, false, DType.F32, own);
             }
-            builder.allocate("moment1:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), shard);
-            builder.allocate("moment2:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), shard);
+            builder.allocate("moment1:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), own);
+            builder.allocate("moment2:" + group.name(), TensorSpec.Role.MOMENTS, false, options.moments(), own);
             builder.allocate(
                     "gradients:" + group.name(),
                     TensorSpec.Role.GRADIENTS,
                     false,
                     DType.F32,
-                    shardedGradients() ? shard : full);
+                    shardedGradients(group) ? own : full);
         }
-        addInputs(batches);
+        addInputs();
         int stats = device("stats", DType.F32, new Shape(2));
         builder.slice(stats, "sumSquares", 0, DType.F32, new Shape(1));
-        globals.put("loss", builder.slice(stats, "loss", 1, DType.F32, new Shape(1)));
+        int loss = builder.slice(stats, "loss", 1, DType.F32, new Shape(1));
+        // The loss counts once, though all tensor-parallel ranks have it.
+        globals.put("loss", part.place().tensor() == 0 ? loss : device("loss elsewhere", DType.F32, new Shape(1)));
         device("clip", DType.F32, new Shape(2));
         int scalars = device("scalars", DType.F32, new Shape(SCALARS));
         builder.slice(scalars, "optimizer", 0, DType.F32, new Shape(4));
@@ -131,9 +118,9 @@ final class RankTensors {
         }
     }
 
-    private void addInputs(List<Integer> batches) {
-        for (int m = 0; m < batches.size(); m++) {
-            Shape shape = new Shape((long) batches.get(m) * options.sequence());
+    private void addInputs() {
+        for (int m = 0; m < part.microbatches().size(); m++) {
+            Shape shape = new Shape((long) part.microbatches().get(m).sequences() * options.sequence());
             for (String name : BATCH_INPUTS) {
                 device(name + " " + m, DType.I32, shape);
                 host("host " + name + " " + m, DType.I32, shape);
@@ -141,33 +128,62 @@ final class RankTensors {
         }
     }
 
-    int rank() {
-        return rank;
-    }
-
-    int shards() {
-        return shards;
-    }
-
-    List<ParameterGroup> groups() {
-        return groups;
+    RankPart part() {
+        return part;
     }
 
     RankBuilder builder() {
         return builder;
     }
 
+    private int zeroStage() {
+        return options.parallelism().zeroStage();
+    }
+
     /// Whether a rank keeps only its shard of the optimizer states (ZeRO-1).
     boolean sharded() {
-        return options.zeroStage() >= 1 && shards > 1;
+        return (zeroStage() >= 1 && part.shards() > 1) || shardedWeights();
     }
 
-    /// Whether a step keeps only its shard of the summed gradients (ZeRO-2).
-    boolean shardedGradients() {
-        return options.zeroStage() >= 2 && shards > 1;
+    /// Whether a step keeps only its shard of a group's summed gradients (ZeRO-2).
+    boolean shardedGradients(ParameterGroup group) {
+        // What another stage holds too is summed with that stage's, whole.
+        return zeroStage() >= 2 && sharded() && !part.tied(group);
     }
 
-    /// A weight in the compute dtype.
+    /// Whether a rank keeps only its shard of the weights (ZeRO-3).
+    boolean shardedWeights() {
+        return zeroStage() >= 3;
+    }
+
+    /// The shape of a shard of a group.
+    Shape shard(ParameterGroup group) {
+        return new Shape(group.elements() / part.shards());
+    }
+
+    /// The first element of this rank's shard.
+    long shardStart(ParameterGroup group) {
+        return part.place().replica() * (group.elements() / part.shards());
+    }
+
+    /// A tensor for each weight of a group within its flat weights, by name.
+    Map<String, Integer> slices(int flat, ParameterGroup group) {
+        Map<String, Integer> slices = new HashMap<>();
+        for (int i = 0; i < group.parameters().size(); i++) {
+            Parameter parameter = group.parameters().get(i);
+            slices.put(
+                    parameter.name(),
+                    builder.slice(
+                            flat,
+                            "weight:" + parameter.name(),
+                            group.offsets().get(i),
+                            options.dtype(),
+                            parameter.shape()));
+        }
+        return slices;
+    }
+
+    /// A weight in the compute dtype that is always there.
     int parameter(String name) {
         Integer tensor = parameters.get(name);
         if (tensor == null) {
@@ -183,8 +199,8 @@ final class RankTensors {
     }
 
     /// Emits what brings the inputs of a step or an evaluation to the device.
-    void emitInputs(int microbatches) {
-        for (int m = 0; m < microbatches; m++) {
+    void emitInputs() {
+        for (int m = 0; m < part.microbatches().size(); m++) {
             List<Call> calls = inputCalls(m, BATCH_INPUTS);
             if (m == 0) {
                 calls.add(copy(builder.find("host scalars"), builder.find("scalars")));
@@ -208,11 +224,6 @@ final class RankTensors {
 
     static Call copy(int from, int to) {
         return new Call(new Op.Copy(), List.of(from), List.of(to));
-    }
-
-    /// The first element of this rank's shard; 0 where a shard is everything.
-    private long start(Shape shard) {
-        return sharded() ? rank * shard.elements() : 0;
     }
 
     private int device(String name, DType dtype, Shape shape) {

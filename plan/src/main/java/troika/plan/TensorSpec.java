@@ -15,8 +15,10 @@ public record TensorSpec(int id, String name, Role role, boolean host, long offs
         MASTER_WEIGHTS(true),
         MOMENTS(true),
         GRADIENTS(true),
-        /// Gradients that leave for their shards at once (ZeRO-2).
+        /// Gradients that leave for their shards at once (ZeRO-2), and what communication needs of copies.
         GRADIENT_BUFFERS(false),
+        /// Whole weights of a group while they are needed (ZeRO-3).
+        GATHERED_WEIGHTS(false),
         /// Tokens, labels, positions, scalars, tables.
         INPUTS(true),
         CACHE(true),

@@ -125,7 +125,7 @@ class PlacementTest {
 
     private static long activations(int batch, boolean recompute) {
         PlanOptions options = Programs.options(DType.F32, batch, 1, 0, recompute);
-        MemoryPlan memory = new Compiler(Programs.model(false), Layout.dataParallel(1), options)
+        MemoryPlan memory = new Compiler(_ -> Programs.model(false), Layout.dataParallel(1), options)
                 .training()
                 .memory()
                 .getFirst();

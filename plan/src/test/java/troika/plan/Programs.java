@@ -2,6 +2,7 @@ package troika.plan;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.OptionalInt;
 import java.util.Random;
 import java.util.Set;
@@ -65,16 +66,20 @@ final class Programs {
 
     static RankProgram assemble(RankBuilder builder) {
         Placement places = new Placement(builder);
-        return Assembly.program(builder, places, places.deviceBytes());
+        return Assembly.program(builder, places, places.deviceBytes(), Map.of(), true);
     }
 
     static PlanOptions options(DType dtype, int batch, int accumulation, int zeroStage, boolean recompute) {
+        return options(dtype, batch, accumulation, Parallelism.zero(zeroStage), recompute);
+    }
+
+    static PlanOptions options(DType dtype, int batch, int accumulation, Parallelism parallelism, boolean recompute) {
         return new PlanOptions(
                 dtype,
                 8,
                 batch,
                 accumulation,
-                zeroStage,
+                parallelism,
                 recompute,
                 false,
                 true,
@@ -89,28 +94,22 @@ final class Programs {
     }
 
     static Model model(boolean tied) {
-        return DeepSeekLlm.of(
-                new ModelConfig(
-                        37,
-                        32,
-                        48,
-                        2,
-                        4,
-                        2,
-                        8,
-                        16,
-                        1e-6,
-                        10000,
-                        1,
-                        tied,
-                        OptionalInt.empty(),
-                        OptionalInt.of(36),
-                        "float32"),
-                16);
+        return DeepSeekLlm.of(config(tied), 16);
+    }
+
+    static ModelConfig config(boolean tied) {
+        return new ModelConfig(
+                37, 32, 48, 2, 4, 2, 8, 16, 1e-6, 10000, 1, tied, OptionalInt.empty(), OptionalInt.of(36), "float32");
     }
 
     /// A plan for the tiny model, its head tied where activations are recomputed.
     static TrainingPlan plan(int ranks, PlanOptions options) {
-        return new Compiler(model(options.recompute()), Layout.dataParallel(ranks), options).training();
+        return plan(Layout.dataParallel(ranks), options);
+    }
+
+    /// A plan for the tiny model in a layout, its head tied where activations are recomputed.
+    static TrainingPlan plan(Layout layout, PlanOptions options) {
+        ModelConfig config = config(options.recompute());
+        return new Compiler(tensor -> DeepSeekLlm.of(config, 16, tensor), layout, options).training();
     }
 }

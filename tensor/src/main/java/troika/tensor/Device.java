@@ -22,13 +22,8 @@ public interface Device extends AutoCloseable {
     /// What is used of the memory, and what is left; takes up to milliseconds. May be asked by any thread.
     DeviceMemory memory();
 
-    /// The bytes of scratch memory that a stream which runs kernels needs, whatever the shapes.
-    long workspaceBytes();
-
-    /// How many logits, rows × vocabulary, the loss is best computed of at a time.
-    long logitsAtATime();
-
-    /// A stream. One that runs kernels gets its workspace here, of [#workspaceBytes] bytes, from the rank's arena.
+    /// A stream. One that runs kernels gets its workspace here, of [DeviceNeeds#workspaceBytes] bytes, from the rank's
+    /// arena.
     Stream stream(String name, @Nullable Tensor workspace);
 
     Event event();

@@ -183,6 +183,34 @@ public final class KernelArguments {
         check.that(scale.elements() == 1 && loss.elements() == 1, "scale and loss have one element");
     }
 
+    public static void crossEntropyPart(Tensor logits, Tensor labels, Tensor part) {
+        Check check = new Check("crossEntropyPart")
+                .and("logits", logits)
+                .and("labels", labels)
+                .and("part", part);
+        check.compute(logits).integers(labels).floats(part);
+        check.labels(logits, labels);
+        check.that(part.elements() == 3 * labels.elements(), "part has three elements for each label");
+    }
+
+    public static void crossEntropyWhole(Tensor logits, Tensor labels, Tensor parts, Tensor scale, Tensor loss) {
+        Check check = new Check("crossEntropyWhole")
+                .and("logits", logits)
+                .and("labels", labels)
+                .and("parts", parts)
+                .and("scale", scale)
+                .and("loss", loss);
+        check.compute(logits).integers(labels).floats(parts, scale, loss);
+        check.labels(logits, labels);
+        check.that(
+                parts.shape().rank() == 3
+                        && parts.shape().size(0) > 0
+                        && parts.shape().size(1) == labels.elements()
+                        && parts.shape().size(2) == 3,
+                "parts is [ranks, rows, 3] for the rows of labels");
+        check.that(scale.elements() == 1 && loss.elements() == 1, "scale and loss have one element");
+    }
+
     public static void sumSquares(Tensor x, Tensor out) {
         Check check = new Check("sumSquares").and("x", x).and("out", out);
         check.floats(x, out);
@@ -240,6 +268,12 @@ public final class KernelArguments {
                 "dtypes and numbers of elements are the same");
     }
 
+    public static void cast(Tensor from, Tensor to) {
+        Check check = new Check("cast").and("from", from).and("to", to);
+        check.that(from.dtype().isFloating() && to.dtype().isFloating(), "both dtypes are F32, BF16 or F16");
+        check.that(from.elements() == to.elements(), "numbers of elements are the same");
+    }
+
     public static void add(Tensor x, Tensor into) {
         Check check = new Check("add").and("x", x).and("into", into);
         check.floats(x, into);
@@ -295,6 +329,13 @@ public final class KernelArguments {
                                 + first.shape()
                                 + (other == null ? "" : " and " + other.shape()));
             }
+        }
+
+        /// A row of logits for each label, also where a rank has no columns.
+        void labels(Tensor logits, Tensor labels) {
+            that(
+                    logits.elements() == labels.elements() * logits.columns(),
+                    "labels has an element for each row of logits");
         }
 
         /// x `[T, K]`, weight `[N, K]`, out `[T, N]`

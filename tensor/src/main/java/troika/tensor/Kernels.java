@@ -15,18 +15,24 @@ import org.jspecify.annotations.Nullable;
 /// Tensors of zero rows are allowed and do nothing, but that gradients of weights which are not
 /// accumulated become zero.
 public interface Kernels {
-    // Embedding: out[t] = table[tokens[t]].
+    // Embedding: out[t] = table[tokens[t] − first]. The table may be a part of the vocabulary, the rows of the tokens
+    // from `first` on; a whole one has first = 0.
 
-    /// @param tokens I32 `[T]`, each in [0, V)
-    /// @param table `[V, H]`
+    /// Tokens that the table has no row for give rows of zeros: they are another rank's. A token that no rank
+    /// has cannot be told from such, so callers see to it that tokens are in [0, V).
+    ///
+    /// @param tokens I32 `[T]`
+    /// @param table `[R, H]`, of the tokens first … first + R − 1
     /// @param out `[T, H]`, both of the compute dtype
-    void embedding(Stream stream, Tensor tokens, Tensor table, Tensor out);
+    void embedding(Stream stream, Tensor tokens, Tensor table, long first, Tensor out);
 
-    /// gradTable[v] (+)= Σ over t with tokens[t] = v of gradOut[t], summed in the order of t.
+    /// gradTable[v] (+)= Σ over t with tokens[t] = first + v of gradOut[t], summed in the order of t. Other
+    /// tokens add nothing.
     ///
     /// @param gradOut `[T, H]` of the compute dtype
-    /// @param gradTable F32 `[V, H]`
-    void embeddingBackward(Stream stream, Tensor tokens, Tensor gradOut, Tensor gradTable, boolean accumulate);
+    /// @param gradTable F32 `[R, H]`
+    void embeddingBackward(
+            Stream stream, Tensor tokens, Tensor gradOut, long first, Tensor gradTable, boolean accumulate);
 
     // RMSNorm (Zhang & Sennrich 2019): out = weight · x · rstd, rstd = 1 / √(mean(x²) + epsilon), over the last
     // dimension.
@@ -158,6 +164,42 @@ public interface Kernels {
             boolean gradient,
             boolean accumulate);
 
+    // Cross-entropy where ranks have a range of the vocabulary each: every rank computes its part, the parts are
+    // gathered, and every rank makes the whole of them and its own columns' gradient.
+
+    /// part[t] = (max, Σ exp(logit − max), the label's logit) of this rank's columns of row t; −∞ for the
+    /// label's logit where the label is not in [first, first + C). Without a target, where the label is
+    /// negative, a row is not looked at and has the part (0, 0, −∞). A logit that is not finite makes the sum
+    /// NaN. A rank without columns has (−∞, 0, −∞).
+    ///
+    /// @param logits `[T, C]` of the compute dtype: of the tokens first … first + C − 1
+    /// @param labels I32 `[T]`, negative: no target
+    /// @param part F32 `[T, 3]`
+    void crossEntropyPart(Stream stream, Tensor logits, Tensor labels, long first, Tensor part);
+
+    /// What [#crossEntropy] computes, from the parts of all ranks, combined in their order: loss (+)= scale ·
+    /// Σ over t with labels[t] ≥ 0 of −log softmax(logits[t])[labels[t]]; and where `gradient` is true these
+    /// columns of the logits become their gradient in place: scale · (softmax − onehot), zero where the label
+    /// is negative. A part whose sum is NaN makes the loss NaN, and the gradient of its row; a label that no
+    /// rank has makes the loss infinite.
+    ///
+    /// @param logits `[T, C]` of the compute dtype, as [#crossEntropyPart] had them
+    /// @param labels I32 `[T]`
+    /// @param parts F32 `[ranks, T, 3]`
+    /// @param scale F32 `[1]`
+    /// @param first the token of the first column
+    /// @param loss F32 `[1]`
+    void crossEntropyWhole(
+            Stream stream,
+            Tensor logits,
+            Tensor labels,
+            Tensor parts,
+            Tensor scale,
+            long first,
+            Tensor loss,
+            boolean gradient,
+            boolean accumulate);
+
     // The optimizer.
 
     /// out (+)= Σ x².
@@ -219,6 +261,13 @@ public interface Kernels {
 
     /// Copies; dtypes and numbers of elements are the same. Either may be pinned host memory.
     void copy(Stream stream, Tensor from, Tensor to);
+
+    /// to = from, rounded to nearest, ties to even, where `to` has fewer bits; what F16 cannot hold becomes
+    /// infinite. Of the same dtype it is a copy.
+    ///
+    /// @param from F32, BF16 or F16 `[n]`
+    /// @param to F32, BF16 or F16 `[n]`
+    void cast(Stream stream, Tensor from, Tensor to);
 
     /// into += x.
     /// @param x F32 `[n]`

@@ -9,15 +9,22 @@ import org.junit.jupiter.api.TestInstance;
 /// kernel with [Oracle], on sizes that no vector or tile divides.
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 public abstract class KernelsContract
-        implements LayerContract, LinearContract, AttentionContract, LossContract, OptimizerContract, MemoryContract {
+        implements LayerContract,
+                LinearContract,
+                AttentionContract,
+                LossContract,
+                VocabularyContract,
+                OptimizerContract,
+                MemoryContract,
+                CastContract {
     private KernelsFixture fixture;
 
     /// Opens the device to test; it is closed after the last test.
-    protected abstract Device open();
+    protected abstract KernelsFixture open();
 
     @BeforeAll
     final void openDevice() {
-        fixture = new KernelsFixture(open());
+        fixture = open();
     }
 
     @BeforeEach

@@ -25,12 +25,12 @@ public final class KernelsFixture implements AutoCloseable {
     private final Random random = new Random(1);
     private long used;
 
-    KernelsFixture(Device device) {
+    /// @param workspaceBytes as [DeviceNeeds#workspaceBytes] of the device
+    public KernelsFixture(Device device, long workspaceBytes) {
         this.device = device;
         memory = device.allocate("test arena", BYTES);
-        workspace = device.allocate("test workspace", device.workspaceBytes());
-        stream = device.stream(
-                "test", workspace.tensor(0, DType.F32, Shape.of(device.workspaceBytes() / DType.F32.bytes())));
+        workspace = device.allocate("test workspace", workspaceBytes);
+        stream = device.stream("test", workspace.tensor(0, DType.F32, Shape.of(workspaceBytes / DType.F32.bytes())));
         poison.fill((byte) 0xff);
         clear();
     }

@@ -17,10 +17,10 @@ interface LayerContract extends FixtureHolder {
         Tensor tokenTensor = fixture().integers(tokens);
         Tensor out = fixture().poisoned(dtype, 37, 72);
 
-        fixture().run((kernels, stream) -> kernels.embedding(stream, tokenTensor, table, out));
+        fixture().run((kernels, stream) -> kernels.embedding(stream, tokenTensor, table, 0, out));
 
         assertThat(fixture().read(out))
-                .containsExactly(Oracle.embedding(tokens, fixture().read(table), 72));
+                .containsExactly(Oracle.embedding(tokens, fixture().read(table), 72, 0));
     }
 
     @ParameterizedTest
@@ -40,7 +40,7 @@ interface LayerContract extends FixtureHolder {
         Tensor gradOut = fixture().normal(dtype, rows, columns);
         Tensor tokenTensor = fixture().integers(tokens);
         Tensor gradTable = fixture().poisoned(DType.F32, vocabulary, columns);
-        double[] expected = Oracle.embeddingBackward(tokens, fixture().read(gradOut), vocabulary, columns);
+        double[] expected = Oracle.embeddingBackward(tokens, fixture().read(gradOut), vocabulary, columns, 0);
         if (accumulate) {
             double[] before = fixture().gaussians(gradTable.elements(), 1);
             fixture().write(gradTable, before);
@@ -49,7 +49,7 @@ interface LayerContract extends FixtureHolder {
 
         fixture()
                 .run((kernels, stream) ->
-                        kernels.embeddingBackward(stream, tokenTensor, gradOut, gradTable, accumulate));
+                        kernels.embeddingBackward(stream, tokenTensor, gradOut, 0, gradTable, accumulate));
 
         fixture().assertClose(DType.F32, gradTable, expected);
     }

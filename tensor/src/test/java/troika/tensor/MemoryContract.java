@@ -88,10 +88,12 @@ interface MemoryContract extends FixtureHolder {
         double[] before = fixture().read(kept);
         Tensor scale = fixture().floats(1);
         Tensor loss = fixture().floats(3);
+        Tensor part = fixture().poisoned(DType.F32, 0, 3);
+        Tensor parts = fixture().poisoned(DType.F32, 2, 0, 3);
 
         fixture().run((kernels, stream) -> {
-            kernels.embedding(stream, integers, square, none);
-            kernels.embeddingBackward(stream, integers, none, gradTable, false);
+            kernels.embedding(stream, integers, square, 0, none);
+            kernels.embeddingBackward(stream, integers, none, 0, gradTable, false);
             kernels.rmsNorm(stream, none, weight, 1e-6f, none, rstd);
             kernels.rmsNormBackward(stream, none, none, weight, rstd, none, none, gradNorm, none, false);
             kernels.linear(stream, none, square, none, none);
@@ -101,6 +103,9 @@ interface MemoryContract extends FixtureHolder {
             kernels.swiglu(stream, wide, none);
             kernels.swigluBackward(stream, none, wide, wide, none);
             kernels.crossEntropy(stream, none, integers, scale, loss, true, true);
+            kernels.crossEntropyPart(stream, none, integers, 5, part);
+            kernels.crossEntropyWhole(stream, none, integers, parts, scale, 5, loss, true, true);
+            kernels.cast(stream, none, rstd);
         });
 
         assertThat(fixture().read(gradTable)).containsOnly(0);

@@ -6,19 +6,23 @@ import java.util.Arrays;
 public final class Oracle {
     private Oracle() {}
 
-    public static double[] embedding(int[] tokens, double[] table, int columns) {
+    public static double[] embedding(int[] tokens, double[] table, int columns, int first) {
         double[] out = new double[tokens.length * columns];
         for (int t = 0; t < tokens.length; t++) {
-            System.arraycopy(table, tokens[t] * columns, out, t * columns, columns);
+            int row = tokens[t] - first;
+            if (row >= 0 && row < table.length / columns) {
+                System.arraycopy(table, row * columns, out, t * columns, columns);
+            }
         }
         return out;
     }
 
-    public static double[] embeddingBackward(int[] tokens, double[] gradOut, int vocabulary, int columns) {
-        double[] gradTable = new double[vocabulary * columns];
+    public static double[] embeddingBackward(int[] tokens, double[] gradOut, int rows, int columns, int first) {
+        double[] gradTable = new double[rows * columns];
         for (int t = 0; t < tokens.length; t++) {
-            for (int i = 0; i < columns; i++) {
-                gradTable[tokens[t] * columns + i] += gradOut[t * columns + i];
+            int row = tokens[t] - first;
+            for (int i = 0; i < columns && row >= 0 && row < rows; i++) {
+                gradTable[row * columns + i] += gradOut[t * columns + i];
             }
         }
         return gradTable;
@@ -242,6 +246,24 @@ public final class Oracle {
             }
         }
         return new CrossEntropy(loss, gradient);
+    }
+
+    /// The parts `[rows, 3]` of a cross-entropy over the columns from `first` on.
+    public static double[] crossEntropyPart(double[] logits, int[] labels, int first) {
+        int columns = logits.length / labels.length;
+        double[] part = new double[3 * labels.length];
+        for (int t = 0; t < labels.length; t++) {
+            double[] row = Arrays.copyOfRange(logits, t * columns, (t + 1) * columns);
+            int column = labels[t] - first;
+            if (labels[t] >= 0) {
+                double max = Arrays.stream(row).max().orElse(Double.NEGATIVE_INFINITY);
+                part[3 * t] = max;
+                part[3 * t + 1] = Arrays.stream(row).map(x -> Math.exp(x - max)).sum();
+            }
+            boolean here = labels[t] >= 0 && column >= 0 && column < columns;
+            part[3 * t + 2] = here ? row[column] : Double.NEGATIVE_INFINITY;
+        }
+        return part;
     }
 
     /// One step of AdamW, in place.

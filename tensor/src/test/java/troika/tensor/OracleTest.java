@@ -1,6 +1,7 @@
 package troika.tensor;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
 
 import java.util.Arrays;
 import java.util.Random;
@@ -102,7 +103,32 @@ final class OracleTest {
 
     @Test
     void embeddingBackwardAddsRowsOfOneToken() {
-        assertThat(Oracle.embeddingBackward(new int[] {1, 1, 0}, new double[] {1, 2, 3, 4, 5, 6}, 3, 2))
+        assertThat(Oracle.embeddingBackward(new int[] {1, 1, 0}, new double[] {1, 2, 3, 4, 5, 6}, 3, 2, 0))
                 .containsExactly(5, 6, 4, 6, 0, 0);
+    }
+
+    @Test
+    void aRangeOfTheVocabularyHasItsOwnTokensOnly() {
+        int[] tokens = {3, 1, 2, 2};
+        assertThat(Oracle.embedding(tokens, new double[] {1, 2, 3, 4}, 2, 2)).containsExactly(3, 4, 0, 0, 1, 2, 1, 2);
+        assertThat(Oracle.embeddingBackward(tokens, new double[] {1, 2, 3, 4, 5, 6, 7, 8}, 2, 2, 2))
+                .containsExactly(12, 14, 1, 2);
+    }
+
+    @Test
+    void partsOfACrossEntropyMakeItsLoss() {
+        double[] logits = normal(10);
+        int[] labels = {4, 1};
+        double[] left = Oracle.crossEntropyPart(
+                new double[] {logits[0], logits[1], logits[2], logits[5], logits[6], logits[7]}, labels, 0);
+        double[] right = Oracle.crossEntropyPart(new double[] {logits[3], logits[4], logits[8], logits[9]}, labels, 3);
+        double loss = 0;
+        for (int t = 0; t < 2; t++) {
+            double sum = left[3 * t + 1] * Math.exp(left[3 * t]) + right[3 * t + 1] * Math.exp(right[3 * t]);
+            loss += Math.log(sum) - Math.max(left[3 * t + 2], right[3 * t + 2]);
+        }
+        assertThat(0.5 * loss)
+                .isCloseTo(Oracle.crossEntropy(logits, labels, 0.5).loss(), within(1e-12));
+        assertThat(new double[] {left[2], right[5]}).containsOnly(Double.NEGATIVE_INFINITY);
     }
 }

@@ -63,7 +63,7 @@ public final class Certifier {
             }
             ModelSource source = ModelSource.of(runs.getFirst());
             try {
-                runs.forEach(run -> LayoutFit.check(run.parallelism(), source.config()));
+                runs.forEach(run -> LayoutFit.check(run.sharing(), source.config()));
             } finally {
                 source.tokenizer().close();
             }
@@ -97,9 +97,8 @@ public final class Certifier {
         try {
             for (int i = 0; i < runs.size(); i++) {
                 TrainingOptions options = runs.get(i);
-                progress.accept(
-                        "Training " + options.maxSteps() + " steps as " + layouts.get(i) + " on " + options.devices()
-                                + " (layout " + options.parallelism().layout() + ")");
+                progress.accept("Training " + options.maxSteps() + " steps as " + layouts.get(i) + " on "
+                        + options.devices() + " (layout " + options.sharing().layout() + ")");
                 losses.add(train(options));
                 weights.add(differences(
                         runs.getFirst().output().resolve("model"),

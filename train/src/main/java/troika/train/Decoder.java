@@ -10,10 +10,12 @@ import troika.model.ModelConfig;
 import troika.model.ModelWeights;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.StepProgram;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
 import troika.train.engine.Engine;
 
@@ -27,7 +29,8 @@ final class Decoder implements AutoCloseable {
     private final MemorySegment logits;
     private final float[] scores;
 
-    private Decoder(Device device, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
+    private Decoder(
+            Device device, DeviceNeeds needs, ModelConfig config, ModelWeights weights, int positions, DType dtype) {
         this.dtype = dtype;
         this.device = device;
         Model model = DeepSeekLlm.of(config, positions);
@@ -36,7 +39,7 @@ final class Decoder implements AutoCloseable {
                 1,
                 1,
                 1,
-                0,
+                Parallelism.zero(0),
                 false,
                 false,
                 false,
@@ -46,14 +49,13 @@ final class Decoder implements AutoCloseable {
                 0,
                 0,
                 0,
-                device.workspaceBytes(),
-                device.logitsAtATime());
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
         Layout layout = Layout.dataParallel(1);
-        Compiler compiler = new Compiler(model, layout, options);
+        Compiler compiler = new Compiler(_ -> model, layout, options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
-        new ModelState(RankMemory.of(engine, program), config, model, layout, List.of(compiler.groups()), false)
-                .load(weights);
+        new ModelState(RankMemory.of(engine, program), config, model, layout, compiler.groups(), false).load(weights);
         token = engine.host(0, 0, "host tokens 0");
         position = engine.host(0, 0, "host positions 0");
         logits = engine.host(0, 0, "host logits");
@@ -71,7 +73,8 @@ final class Decoder implements AutoCloseable {
                 devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + deviceName + ": give --devices cpu:1.");
             }
-            return new Decoder(devices.getFirst(), config, weights, positions, dtype);
+            DeviceNeeds needs = DeviceFinder.needs(deviceName, true);
+            return new Decoder(devices.getFirst(), needs, config, weights, positions, dtype);
         }
     }
 

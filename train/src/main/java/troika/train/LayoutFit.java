@@ -3,16 +3,16 @@ package troika.train;
 import troika.model.ModelConfig;
 import troika.plan.Layout;
 import troika.tensor.UserException;
-import troika.train.config.Parallelism;
+import troika.train.config.Sharing;
 
 /// Whether a model can be shared as a layout says.
 final class LayoutFit {
     private LayoutFit() {}
 
     /// Throws [UserException] where a rank would have nothing of a layer, or a stage no layer.
-    static void check(Parallelism parallelism, ModelConfig config) {
-        Layout layout = parallelism.layout();
-        layout.layers(config.layers(), parallelism.chunks());
+    static void check(Sharing sharing, ModelConfig config) {
+        Layout layout = sharing.layout();
+        layout.layers(config.layers(), sharing.chunks());
         int heads = config.heads();
         int most = Math.min(heads, config.intermediateSize());
         for (Layout.Stage stage : layout.stages()) {

@@ -5,34 +5,34 @@ import java.util.Collections;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import troika.plan.Layout;
 import troika.plan.MemoryPlan;
 import troika.plan.TrainingPlan;
+import troika.tensor.Bytes;
 import troika.tensor.Device;
 import troika.tensor.DeviceMemory;
 import troika.tensor.UserException;
-import troika.train.config.Parallelism;
 import troika.train.config.Recompute;
+import troika.train.config.Sharing;
 
 /// Compares what a run will take of its devices with what they have, before anything is allocated.
 final class MemoryFit {
     /// What decides how much memory a run needs, its model and batch apart.
     ///
     /// @param accumulation microbatches of each data-parallel rank
-    record Choice(Parallelism parallelism, int accumulation, Recompute recompute) {
+    record Choice(Sharing sharing, int accumulation, Recompute recompute) {
         Choice recomputing(Recompute what) {
-            return new Choice(parallelism, accumulation, what);
+            return new Choice(sharing, accumulation, what);
         }
 
         Choice accumulating(int microbatches) {
-            return new Choice(parallelism, microbatches, recompute);
+            return new Choice(sharing, microbatches, recompute);
         }
 
-        Choice sharing(Parallelism other) {
+        Choice sharing(Sharing other) {
             return new Choice(other, accumulation, recompute);
         }
     }
@@ -78,11 +78,11 @@ final class MemoryFit {
         if (arena <= memory.free() - beside) {
             return;
         }
-        String begin = "The run needs " + gib(arena + beside) + " on " + device
+        String begin = "The run needs " + Bytes.gib(arena + beside, 2) + " on " + device
                 + (ranks.size() == 1 ? "" : " for its " + ranks.size() + " ranks")
-                + (beside == 0 ? "" : " (" + gib(beside) + " of it beside its arena, for CUDA's own needs)")
+                + (beside == 0 ? "" : " (" + Bytes.gib(beside, 2) + " of it beside its arena, for CUDA's own needs)")
                 + ", which has "
-                + gib(memory.free()) + " free: ";
+                + Bytes.gib(memory.free(), 2) + " free: ";
         @Nullable Change last = null;
         long least = arena;
         for (Change change : changes()) {
@@ -94,7 +94,7 @@ final class MemoryFit {
             }
             if (total <= memory.free() - beside) {
                 throw new UserException(
-                        begin + "give " + change.words + ", with which it needs " + gib(total + beside) + ".");
+                        begin + "give " + change.words + ", with which it needs " + Bytes.gib(total + beside, 2) + ".");
             }
             if (total < least) {
                 least = total;
@@ -104,7 +104,7 @@ final class MemoryFit {
         throw new UserException(begin
                 + (last == null
                         ? "neither recomputation nor smaller microbatches would help"
-                        : "even " + last.words + " would need " + gib(least + beside))
+                        : "even " + last.words + " would need " + Bytes.gib(least + beside, 2))
                 + ", so use a smaller model, shorter sequences or --optimizer-states bf16.");
     }
 
@@ -152,20 +152,20 @@ final class MemoryFit {
     /// Other ways to share the work among as many ranks: higher ZeRO stages where there are replicas, and all
     /// ranks one behind the other with microbatches as large as before.
     private List<Change> shared() {
-        Parallelism parallelism = chosen.parallelism();
-        Layout layout = parallelism.layout();
+        Sharing sharing = chosen.sharing();
+        Layout layout = sharing.layout();
         int ranks = layout.worldSize();
         List<Change> changes = new ArrayList<>();
         boolean replicas = layout.stages().stream().anyMatch(stage -> stage.dataParallel() > 1);
-        for (int stage = Math.max(2, parallelism.zeroStage() + 1); stage <= 3 && replicas; stage++) {
-            changes.add(new Change("--zero-stage " + stage, chosen.sharing(parallelism.withZeroStage(stage))));
+        for (int stage = Math.max(2, sharing.zeroStage() + 1); stage <= 3 && replicas; stage++) {
+            changes.add(new Change("--zero-stage " + stage, chosen.sharing(sharing.withZeroStage(stage))));
         }
         if (ranks > 1 && layout.stages().equals(Layout.dataParallel(ranks).stages())) {
             Layout pipeline = Layout.grid(1, 1, ranks).withShares(layout.shares());
             int accumulation = chosen.accumulation() * ranks;
             changes.add(new Change(
                     "--pipeline-parallel " + ranks + " --gradient-accumulation-steps " + accumulation,
-                    chosen.sharing(parallelism.withLayout(pipeline)).accumulating(accumulation)));
+                    chosen.sharing(sharing.withLayout(pipeline)).accumulating(accumulation)));
         }
         return changes;
     }
@@ -176,7 +176,7 @@ final class MemoryFit {
             return List.of();
         }
         List<Change> changes = new ArrayList<>();
-        int unit = from.choice.parallelism().layout().microbatchUnit();
+        int unit = from.choice.sharing().layout().microbatchUnit();
         int micro = Math.ceilDiv(batch, unit * chosen.accumulation());
         while (micro > 1) {
             micro = Math.ceilDiv(micro, 2);
@@ -198,11 +198,7 @@ final class MemoryFit {
         if (memory.overhead() == 0 || beside <= memory.overhead()) {
             return null;
         }
-        return "On " + device + " this process uses " + gib(beside) + " beside its arena of " + gib(arena)
-                + ", more than the " + gib(memory.overhead()) + " that are allowed for.";
-    }
-
-    private static String gib(long bytes) {
-        return String.format(Locale.ROOT, "%.2f GiB", bytes / (double) (1L << 30));
+        return "On " + device + " this process uses " + Bytes.gib(beside, 2) + " beside its arena of "
+                + Bytes.gib(arena, 2) + ", more than the " + Bytes.gib(memory.overhead(), 2) + " that are allowed for.";
     }
 }

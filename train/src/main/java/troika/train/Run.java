@@ -12,23 +12,21 @@ import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
 import troika.graph.Model;
+import troika.graph.Parameter;
 import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
 import troika.model.ModelWeights;
 import troika.plan.Compiler;
-import troika.plan.Layout;
 import troika.plan.MemoryPlan;
 import troika.plan.PlanOptions;
 import troika.plan.ProgramJson;
 import troika.plan.TrainingPlan;
-import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
 import troika.train.MemoryFit.Choice;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.LossScaling;
-import troika.train.config.Parallelism;
 import troika.train.config.Recompute;
 import troika.train.config.Schedule;
 import troika.train.config.TrainingOptions;
@@ -115,7 +113,7 @@ final class Run implements AutoCloseable {
             }
             schedule = options.schedule(totalSteps);
             model = DeepSeekLlm.of(config, options.sequenceLength());
-            Choice choice = new Choice(options.parallelism(), options.batch().accumulation(), options.recompute());
+            Choice choice = new Choice(options.sharing(), options.batch().accumulation(), options.recompute());
             TrainingPlan plan = plan(choice);
             dump(plan);
             memory = MemoryFit.largest(plan);
@@ -134,7 +132,7 @@ final class Run implements AutoCloseable {
             RankMemory arenas = RankMemory.of(engine, plan.train());
             feed = new Feed(arenas, plan.microbatches(), options.sequenceLength());
             report = engine.host(0, train, "host report");
-            state = new ModelState(arenas, config, model, options.parallelism().layout(), plan.groups(), true);
+            state = new ModelState(arenas, config, model, options.sharing().layout(), plan.groups(), true);
             loadWeights(checkpoint);
             devices.getFirst().notes().forEach(description.putArray("notes")::add);
             ObjectNode algorithms = description.putObject("algorithms");
@@ -158,7 +156,7 @@ final class Run implements AutoCloseable {
     }
 
     private void check() {
-        LayoutFit.check(options.parallelism(), config);
+        LayoutFit.check(options.sharing(), config);
         if (options.sequenceLength() > config.maxPositions()) {
             throw new UserException("Sequences of " + options.sequenceLength() + " tokens are longer than the model's "
                     + config.maxPositions() + " positions (max_position_embeddings): give --sequence-length "
@@ -172,22 +170,19 @@ final class Run implements AutoCloseable {
     }
 
     private TrainingPlan plan(Choice choice) {
-        Parallelism parallelism = choice.parallelism();
-        requireBuilt(parallelism);
-        LayoutFit.check(parallelism, config);
-        return new Compiler(model, parallelism.layout(), planOptions(choice)).training();
+        LayoutFit.check(choice.sharing(), config);
+        return new Compiler(
+                        tensor -> DeepSeekLlm.of(config, options.sequenceLength(), tensor),
+                        choice.sharing().layout(),
+                        planOptions(choice))
+                .training();
     }
 
-    /// Refuses what the compiler of this build cannot do.
-    private static void requireBuilt(Parallelism parallelism) {
-        Layout layout = parallelism.layout();
-        if (!layout.equals(Layout.dataParallel(layout.worldSize()))
-                || parallelism.zeroStage() > 2
-                || parallelism.communicationDtype() != DType.F32
-                || !parallelism.overlap()) {
-            throw new UserException("This build trains with data parallelism of equal ranks only, with ZeRO stage 0, 1"
-                    + " or 2, fp32 communication and overlap: leave out other options of the layout.");
-        }
+    /// Weights of a decoder layer; all are alike.
+    private long layerElements() {
+        return model.blocks().get(1).parameters().values().stream()
+                .mapToLong(Parameter::elements)
+                .sum();
     }
 
     private PlanOptions planOptions(Choice choice) {
@@ -197,7 +192,7 @@ final class Run implements AutoCloseable {
                 options.sequenceLength(),
                 options.batch().trainBatchSize(),
                 choice.accumulation(),
-                choice.parallelism().zeroStage(),
+                choice.sharing().parallelism(layerElements(), model.parameterCount(), choice.accumulation()),
                 choice.recompute() == Recompute.LAYER,
                 choice.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),

@@ -14,7 +14,7 @@ import troika.model.Tokenizer;
 import troika.tensor.DType;
 import troika.train.checkpoint.CheckpointWriter;
 import troika.train.checkpoint.Checkpoints;
-import troika.train.config.Parallelism;
+import troika.train.config.Sharing;
 import troika.train.config.TrainingOptions;
 
 /// What a run leaves behind: checkpoints, the final model, and what run.json says.
@@ -76,14 +76,14 @@ record RunFiles(Path root, TrainingOptions options, ModelSource source) {
 
     /// What run.json says, but for the device, which may still be opening.
     ObjectNode description(long parameters, long totalSteps) {
-        Parallelism parallelism = options.parallelism();
+        Sharing sharing = options.sharing();
         ObjectNode node = JsonFields.newObject();
         node.put("troika", "0.1.0");
         node.put("java", Runtime.version().toString());
         node.put("device", "");
         node.put("ranks", options.ranks());
-        node.put("layout", parallelism.layout().toString());
-        parallelism.layout().shares().forEach(node.putArray("shares")::add);
+        node.put("layout", sharing.layout().toString());
+        sharing.layout().shares().forEach(node.putArray("shares")::add);
         node.put("parameters", parameters);
         node.put("total_steps", totalSteps);
         ObjectNode resolved = node.putObject("options");
@@ -95,8 +95,8 @@ record RunFiles(Path root, TrainingOptions options, ModelSource source) {
         for (var component : record.getClass().getRecordComponents()) {
             try {
                 Object value = component.getAccessor().invoke(record);
-                if (value instanceof Parallelism parallelism) {
-                    describe(parallelism, node.putObject(component.getName()));
+                if (value instanceof Sharing sharing) {
+                    describe(sharing, node.putObject(component.getName()));
                 } else {
                     node.put(component.getName(), String.valueOf(value));
                 }

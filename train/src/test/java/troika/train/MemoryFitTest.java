@@ -15,6 +15,7 @@ import troika.model.DeepSeekLlm;
 import troika.plan.Compiler;
 import troika.plan.Layout;
 import troika.plan.MemoryPlan;
+import troika.plan.Parallelism;
 import troika.plan.PipelineSchedule;
 import troika.plan.PlanOptions;
 import troika.plan.TensorSpec;
@@ -23,29 +24,43 @@ import troika.tensor.DType;
 import troika.tensor.DeviceMemory;
 import troika.tensor.UserException;
 import troika.train.MemoryFit.Choice;
-import troika.train.config.Parallelism;
 import troika.train.config.Recompute;
+import troika.train.config.Sharing;
 
 class MemoryFitTest {
     private static final String DEVICE = "cuda:0 (a card)";
     private static final long OVERHEAD = 1L << 20;
     private static final PlanOptions OPTIONS = new PlanOptions(
-            DType.BF16, 64, 12, 1, 0, false, false, false, DType.F32, 0.9F, 0.999F, 1e-8F, 0, 1, 1 << 20, 1 << 14);
+            DType.BF16,
+            64,
+            12,
+            1,
+            Parallelism.zero(0),
+            false,
+            false,
+            false,
+            DType.F32,
+            0.9F,
+            0.999F,
+            1e-8F,
+            0,
+            1,
+            1 << 20,
+            1 << 14);
 
     private static final Choice CHOSEN = choice(Layout.dataParallel(1), 1, Recompute.NONE);
 
     private final Model model = DeepSeekLlm.of(Runs.config(false), 64);
 
     private static Choice choice(Layout layout, int accumulation, Recompute recompute) {
-        Parallelism parallelism =
-                new Parallelism(layout, 0, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.F32, true, 0, 1);
-        return new Choice(parallelism, accumulation, recompute);
+        Sharing sharing = new Sharing(layout, 0, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.F32, true, null, 1);
+        return new Choice(sharing, accumulation, recompute);
     }
 
     private TrainingPlan plan(Choice choice) {
         PlanOptions options = OPTIONS.accumulating(choice.accumulation())
                 .recomputing(choice.recompute() == Recompute.LAYER, choice.recompute() == Recompute.ELEMENTWISE);
-        return new Compiler(model, choice.parallelism().layout(), options).training();
+        return new Compiler(_ -> model, choice.sharing().layout(), options).training();
     }
 
     private long total(Choice choice) {
@@ -111,12 +126,12 @@ class MemoryFitTest {
         TrainingPlan any = plan(CHOSEN);
         Choice chosen = choice(Layout.dataParallel(ranks), 1, Recompute.NONE);
         MemoryFit fit = new MemoryFit(chosen, 12, choice -> {
-            Parallelism parallelism = choice.parallelism();
-            boolean fits = parallelism.layout().toString().equals(layout)
-                    && Math.max(1, parallelism.zeroStage()) == (recompute == Recompute.ELEMENTWISE ? 1 : zero)
+            Sharing sharing = choice.sharing();
+            boolean fits = sharing.layout().toString().equals(layout)
+                    && Math.max(1, sharing.zeroStage()) == (recompute == Recompute.ELEMENTWISE ? 1 : zero)
                     && choice.accumulation() == accumulation
                     && choice.recompute() == recompute;
-            if (parallelism.layout().stages().size() > 1 && accumulation == 1) {
+            if (sharing.layout().stages().size() > 1 && accumulation == 1) {
                 throw new UserException("This model has no stages.");
             }
             return with(any, fits ? 100 : 200, ranks);
@@ -135,6 +150,7 @@ class MemoryFitTest {
         return new TrainingPlan(
                 plan.train(),
                 plan.evaluate(),
+                plan.layout(),
                 plan.groups(),
                 Collections.nCopies(ranks, new MemoryPlan(0, roles, 0, arena)),
                 plan.microbatches());

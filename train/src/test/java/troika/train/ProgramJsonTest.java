@@ -22,7 +22,6 @@ import troika.plan.ProgramJson;
 import troika.plan.StepProgram;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
-import troika.tensor.Device;
 import troika.tensor.UserException;
 
 class ProgramJsonTest {
@@ -42,7 +41,7 @@ class ProgramJsonTest {
     @ParameterizedTest
     @MethodSource("jobs")
     void whatIsWrittenIsRead(TinyRun.Job job) throws IOException {
-        List<StepProgram> programs = programs(plan(job));
+        List<StepProgram> programs = programs(job.plan());
         assertThat(ProgramJson.read(write(programs))).isEqualTo(programs);
     }
 
@@ -53,7 +52,8 @@ class ProgramJsonTest {
         TinyRun.Outcome actual = TinyRun.run(job, 4, plan -> {
             try {
                 List<StepProgram> read = ProgramJson.read(write(programs(plan)));
-                return new TrainingPlan(read.get(0), read.get(1), plan.groups(), plan.memory(), plan.microbatches());
+                return new TrainingPlan(
+                        read.get(0), read.get(1), plan.layout(), plan.groups(), plan.memory(), plan.microbatches());
             } catch (IOException e) {
                 throw new IllegalStateException(e);
             }
@@ -76,7 +76,7 @@ class ProgramJsonTest {
 
     @Test
     void damageIsRefusedWhereverItIs() throws IOException {
-        Path file = write(programs(plan(TinyRun.job().ranks(2).zero(1))));
+        Path file = write(programs(TinyRun.job().ranks(2).zero(1).plan()));
         String whole = Files.readString(file);
         Random random = new Random(1);
         for (int i = 0; i < 40; i++) {
@@ -138,7 +138,7 @@ class ProgramJsonTest {
 
     @Test
     void whatPointsNowhereIsRefused() throws IOException {
-        Path file = write(programs(plan(TinyRun.job())));
+        Path file = write(programs(TinyRun.job().plan()));
         String whole = Files.readString(file);
         for (String[] change : List.of(
                 new String[] {"\"offset\":[0-9]+", "\"offset\":99999999999"},
@@ -153,15 +153,6 @@ class ProgramJsonTest {
             Files.writeString(file, whole.replaceFirst(change[0], change[1]));
             assertThat(Files.readString(file)).isNotEqualTo(whole);
             assertThatThrownBy(() -> ProgramJson.read(file)).as(change[1]).isInstanceOf(UserException.class);
-        }
-    }
-
-    private static TrainingPlan plan(TinyRun.Job job) {
-        List<Device> devices = TinyRun.devices(1);
-        try {
-            return job.plan(devices.getFirst());
-        } finally {
-            devices.forEach(Device::close);
         }
     }
 

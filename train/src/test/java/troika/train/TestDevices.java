@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.util.List;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 
 /// The devices that tests train on: CPU ranks, or what the system property `troika.test.devices` names, such as
 /// `cuda:0`. Tests of more ranks than that are then skipped.
@@ -25,6 +26,11 @@ final class TestDevices {
     /// One device a rank.
     static List<Device> open(int ranks) {
         return DeviceFinder.open(named(ranks), true);
+    }
+
+    /// What a plan for them must know.
+    static DeviceNeeds needs(int ranks) {
+        return DeviceFinder.needs(named(ranks), true);
     }
 
     /// How far the losses of two fp32 layouts of one job may differ, relatively.

@@ -16,11 +16,13 @@ import troika.model.DeepSeekLlm;
 import troika.model.ModelConfig;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.ParameterGroup;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.train.config.Recompute;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
@@ -38,22 +40,27 @@ public final class TinyRun {
     public record Job(
             ModelConfig config,
             DType dtype,
-            int ranks,
+            Layout layout,
             int batch,
             int accumulation,
-            int zeroStage,
+            Parallelism parallelism,
             Recompute recompute) {
         public Model model() {
             return DeepSeekLlm.of(config, SEQUENCE);
         }
 
-        public TrainingPlan plan(Device device) {
+        public int ranks() {
+            return layout.worldSize();
+        }
+
+        public TrainingPlan plan() {
+            DeviceNeeds needs = needs(ranks());
             PlanOptions options = new PlanOptions(
                     dtype,
                     SEQUENCE,
                     batch,
                     accumulation,
-                    zeroStage,
+                    parallelism,
                     recompute == Recompute.LAYER,
                     recompute == Recompute.ELEMENTWISE,
                     true,
@@ -63,25 +70,45 @@ public final class TinyRun {
                     1e-8f,
                     0.1f,
                     1f,
-                    device.workspaceBytes(),
-                    device.logitsAtATime());
-            return new Compiler(model(), Layout.dataParallel(ranks), options).training();
+                    needs.workspaceBytes(),
+                    needs.logitsAtATime());
+            return new Compiler(tensor -> DeepSeekLlm.of(config, SEQUENCE, tensor), layout, options).training();
         }
 
         public Job ranks(int n) {
-            return new Job(config, dtype, n, batch, accumulation, zeroStage, recompute);
+            return in(Layout.dataParallel(n));
+        }
+
+        public Job in(Layout other) {
+            return new Job(config, dtype, other, batch, accumulation, parallelism, recompute);
         }
 
         public Job zero(int stage) {
-            return new Job(config, dtype, ranks, batch, accumulation, stage, recompute);
+            return with(new Parallelism(
+                    stage,
+                    parallelism.schedule(),
+                    parallelism.chunks(),
+                    parallelism.sequence(),
+                    parallelism.communication(),
+                    parallelism.overlap(),
+                    parallelism.prefetch(),
+                    parallelism.gatherOnce()));
+        }
+
+        public Job with(Parallelism other) {
+            return new Job(config, dtype, layout, batch, accumulation, other, recompute);
+        }
+
+        public Job of(ModelConfig other) {
+            return new Job(other, dtype, layout, batch, accumulation, parallelism, recompute);
         }
 
         public Job batch(int sequences) {
-            return new Job(config, dtype, ranks, sequences, accumulation, zeroStage, recompute);
+            return new Job(config, dtype, layout, sequences, accumulation, parallelism, recompute);
         }
 
         public Job accumulate(int n) {
-            return new Job(config, dtype, ranks, batch, n, zeroStage, recompute);
+            return new Job(config, dtype, layout, batch, n, parallelism, recompute);
         }
 
         public Job recomputing() {
@@ -89,17 +116,17 @@ public final class TinyRun {
         }
 
         public Job recomputing(Recompute what) {
-            return new Job(config, dtype, ranks, batch, accumulation, zeroStage, what);
+            return new Job(config, dtype, layout, batch, accumulation, parallelism, what);
         }
 
         public Job of(DType type) {
-            return new Job(config, type, ranks, batch, accumulation, zeroStage, recompute);
+            return new Job(config, type, layout, batch, accumulation, parallelism, recompute);
         }
     }
 
     /// 16 sequences a step on one rank, fp32, with fewer key-value heads than heads.
     public static Job job() {
-        return new Job(config(false), DType.F32, 1, 16, 1, 0, Recompute.NONE);
+        return new Job(config(false), DType.F32, Layout.dataParallel(1), 16, 1, Parallelism.zero(0), Recompute.NONE);
     }
 
     public static ModelConfig config(boolean tied) {
@@ -126,6 +153,11 @@ public final class TinyRun {
         return TestDevices.open(ranks);
     }
 
+    /// What a plan for them must know.
+    public static DeviceNeeds needs(int ranks) {
+        return TestDevices.needs(ranks);
+    }
+
     /// What a run showed.
     ///
     /// @param weights the final masters, whole, in the order of the weights' names
@@ -137,7 +169,7 @@ public final class TinyRun {
 
     public static Outcome run(Job job, int steps, Function<TrainingPlan, TrainingPlan> change) {
         List<Device> devices = devices(job.ranks());
-        TrainingPlan plan = change.apply(job.plan(devices.getFirst()));
+        TrainingPlan plan = change.apply(job.plan());
         try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             return run(job, plan, engine, steps);
         } finally {
@@ -152,7 +184,7 @@ public final class TinyRun {
     /// @param beforeStep gets each step's number, from 1, when its inputs are in host memory
     public static Outcome run(Job job, TrainingPlan plan, Engine engine, int steps, IntConsumer beforeStep) {
         RankMemory memory = RankMemory.of(engine, plan.train());
-        Layout layout = Layout.dataParallel(job.ranks());
+        Layout layout = plan.layout();
         new ModelState(memory, job.config(), job.model(), layout, plan.groups(), true).initialize(7);
         Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
         Feed feed = new Feed(memory, plan.microbatches(), SEQUENCE);
@@ -207,7 +239,7 @@ public final class TinyRun {
     /// Runs a step whose loss scale is too large, on a batch in which one sequence alone has labels.
     public static Overflow overflow(Job job, TrainingPlan plan, Engine engine, int sequence) {
         RankMemory memory = RankMemory.of(engine, plan.train());
-        Layout layout = Layout.dataParallel(job.ranks());
+        Layout layout = plan.layout();
         new ModelState(memory, job.config(), job.model(), layout, plan.groups(), true).initialize(7);
         Dataset data = new SyntheticDataset(job.config().vocabSize(), SEQUENCE, 3);
         Feed feed = new Feed(memory, plan.microbatches(), SEQUENCE);

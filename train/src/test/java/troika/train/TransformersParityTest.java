@@ -22,11 +22,13 @@ import troika.model.SafetensorsFile;
 import troika.model.SafetensorsTensor;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.ParameterGroup;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.train.engine.Engine;
 
 /// Models against transformers: what `src/test/python/make_fixtures.py` wrote with PyTorch, fp32 on a CPU.
@@ -53,12 +55,13 @@ class TransformersParityTest {
         ModelConfig config = ModelConfig.read(folder);
         Model model = DeepSeekLlm.of(config, SEQUENCE);
         List<Device> devices = TinyRun.devices(1);
+        DeviceNeeds needs = TinyRun.needs(1);
         PlanOptions options = new PlanOptions(
                 DType.F32,
                 SEQUENCE,
                 BATCH,
                 1,
-                0,
+                Parallelism.zero(0),
                 false,
                 false,
                 true,
@@ -68,9 +71,9 @@ class TransformersParityTest {
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes(),
-                devices.getFirst().logitsAtATime());
-        TrainingPlan plan = new Compiler(model, Layout.dataParallel(1), options).training();
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
+        TrainingPlan plan = new Compiler(_ -> model, Layout.dataParallel(1), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices);
                 ModelWeights weights = ModelWeights.open(folder);
                 SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected.safetensors"))) {

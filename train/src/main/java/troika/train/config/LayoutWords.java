@@ -59,11 +59,11 @@ public final class LayoutWords {
             return true;
         }
         if (word.startsWith("shares=")) {
-            run.shares = Parallelism.shares(word.substring("shares=".length()));
+            run.shares = Sharing.shares(word.substring("shares=".length()));
             return true;
         }
         switch (word) {
-            case "1f1b", "interleaved", "zero-bubble" -> run.pipelineSchedule = Parallelism.schedule(word);
+            case "1f1b", "interleaved", "zero-bubble" -> run.pipelineSchedule = Sharing.schedule(word);
             case "sequence-parallel" -> run.sequenceParallel = true;
             case "recompute" -> run.recompute = Recompute.LAYER;
             case "no-overlap" -> run.overlap = false;

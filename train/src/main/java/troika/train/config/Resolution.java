@@ -29,14 +29,14 @@ final class Resolution {
     }
 
     TrainingOptions resolve() {
-        ParallelismResolution sharing = new ParallelismResolution(given, file, this);
-        Devices devices = devices(sharing.leastRanks());
-        Parallelism parallelism = sharing.resolve(devices);
+        SharingResolution resolution = new SharingResolution(given, file, this);
+        Devices devices = devices(resolution.leastRanks());
+        Sharing sharing = resolution.resolve(devices);
         // Everything that is wrong with the file is said at once.
         List<String> problems = new ArrayList<>(file == null ? List.of() : DeepSpeedSupport.unsupported(file));
         BatchSizes batch = null;
         try {
-            batch = batch(parallelism.layout().microbatchUnit());
+            batch = batch(sharing.layout().microbatchUnit());
         } catch (UserException e) {
             problems.add(Objects.requireNonNullElse(e.getMessage(), ""));
         }
@@ -103,7 +103,7 @@ final class Resolution {
                                         file == null ? null : file.gradientClipping(),
                                         "gradient_clipping"),
                                 1.0)),
-                parallelism,
+                sharing,
                 or(given.recompute, Recompute.NONE),
                 or(given.evalData, List.of()),
                 inRange("--eval-steps", or(given.evalSteps, 0L), 0, MOST_STEPS),

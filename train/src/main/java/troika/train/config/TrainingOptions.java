@@ -35,7 +35,7 @@ import troika.tensor.DType;
 /// @param minLearningRate where falling schedules end
 /// @param scheduleSteps where falling schedules end, in steps; 0: with the run
 /// @param maxGradNorm gradients are scaled down to this global norm; 0: never
-/// @param parallelism how ranks share the work
+/// @param sharing how ranks share the work
 /// @param recompute activations that backward computes again
 /// @param evalData text to evaluate on, as `data`; empty: none
 /// @param evalSteps steps between evaluations; 0: only at the end
@@ -75,7 +75,7 @@ public record TrainingOptions(
         double minLearningRate,
         long scheduleSteps,
         double maxGradNorm,
-        Parallelism parallelism,
+        Sharing sharing,
         Recompute recompute,
         List<String> evalData,
         long evalSteps,
@@ -101,7 +101,7 @@ public record TrainingOptions(
 
     /// Number of ranks.
     public int ranks() {
-        return parallelism.layout().worldSize();
+        return sharing.layout().worldSize();
     }
 
     /// The learning rates of a run of `totalSteps` steps.

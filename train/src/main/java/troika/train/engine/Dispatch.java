@@ -26,9 +26,9 @@ final class Dispatch {
         Arguments in = new Arguments(call.inputs());
         Arguments out = new Arguments(call.outputs());
         switch (call.op()) {
-            case Op.Embedding _ -> kernels.embedding(stream, in.at(0), in.at(1), out.at(0));
+            case Op.Embedding op -> kernels.embedding(stream, in.at(0), in.at(1), op.first(), out.at(0));
             case Op.EmbeddingBackward op ->
-                kernels.embeddingBackward(stream, in.at(0), in.at(1), out.at(0), op.accumulate());
+                kernels.embeddingBackward(stream, in.at(0), in.at(1), op.first(), out.at(0), op.accumulate());
             case Op.RmsNorm op -> kernels.rmsNorm(stream, in.at(0), in.at(1), op.epsilon(), out.at(0), out.at(1));
             case Op.RmsNormBackward op ->
                 kernels.rmsNormBackward(
@@ -58,8 +58,18 @@ final class Dispatch {
             case Op.SwiGluBackward _ -> kernels.swigluBackward(stream, in.at(0), in.at(1), out.at(0), out.optional(1));
             case Op.CrossEntropy op ->
                 kernels.crossEntropy(stream, in.at(0), in.at(1), in.at(2), out.at(0), op.gradient(), op.accumulate());
-            case Op.CrossEntropyPart _, Op.CrossEntropyWhole _, Op.Cast _ ->
-                throw new UnsupportedOperationException(call.op().toString());
+            case Op.CrossEntropyPart op -> kernels.crossEntropyPart(stream, in.at(0), in.at(1), op.first(), out.at(0));
+            case Op.CrossEntropyWhole op ->
+                kernels.crossEntropyWhole(
+                        stream,
+                        in.at(0),
+                        in.at(1),
+                        in.at(2),
+                        in.at(3),
+                        op.first(),
+                        out.at(0),
+                        op.gradient(),
+                        op.accumulate());
             case Op.SumSquares op -> kernels.sumSquares(stream, in.at(0), out.at(0), op.accumulate());
             case Op.ClipFactor op -> kernels.clipFactor(stream, in.at(0), in.at(1), in.at(2), op.maxNorm(), out.at(0));
             case Op.AdamW op ->
@@ -80,6 +90,7 @@ final class Dispatch {
                         op.first());
             case Op.Zero _ -> kernels.zero(stream, out.at(0));
             case Op.Copy _ -> kernels.copy(stream, in.at(0), out.at(0));
+            case Op.Cast _ -> kernels.cast(stream, in.at(0), out.at(0));
             case Op.Add _ -> kernels.add(stream, in.at(0), out.at(0));
             case Op.AllReduce _ -> communicator.allReduce(stream, out.at(0));
             case Op.ReduceScatter _ -> communicator.reduceScatter(stream, in.at(0), out.at(0));

@@ -98,7 +98,7 @@ class ExecutedProgramTest {
     void everyMutationIsSeen() {
         TinyRun.Job job = TinyRun.job().ranks(2).zero(1).accumulate(2);
         List<Device> devices = TinyRun.devices(2);
-        TrainingPlan plan = job.plan(devices.getFirst());
+        TrainingPlan plan = job.plan();
         Random random = new Random(2);
         for (int i = 0; i < 30; i++) {
             RankProgram own = plan.train().ranks().get(i % 2);
@@ -122,7 +122,7 @@ class ExecutedProgramTest {
     void foreignMemoryIsSeen() {
         TinyRun.Job job = TinyRun.job().ranks(2);
         List<Device> devices = TinyRun.devices(2);
-        try (Recorded one = new Recorded(devices, job.plan(devices.getFirst()), programs(job, devices), false)) {
+        try (Recorded one = new Recorded(devices, job.plan(), programs(job), false)) {
             Recording recording = one.recordings().getFirst();
             Memory peers = one.recordings().get(1).arenas().getFirst();
             var stream = recording.device().stream("compute 0", null);
@@ -193,8 +193,8 @@ class ExecutedProgramTest {
         return bytes;
     }
 
-    private static List<StepProgram> programs(TinyRun.Job job, List<Device> devices) {
-        return List.of(job.plan(devices.getFirst()).train());
+    private static List<StepProgram> programs(TinyRun.Job job) {
+        return List.of(job.plan().train());
     }
 
     private static List<Recording.Seen> expected(Recorded recorded, StepProgram step, int rank) {

@@ -17,8 +17,8 @@ import troika.tensor.Memory;
 final class Expectation {
     /// `i0` is the first input, `o0` the first output; other words are components of the op.
     private static final Map<String, String> METHODS = Map.ofEntries(
-            Map.entry("Embedding", "embedding i0 i1 o0"),
-            Map.entry("EmbeddingBackward", "embeddingBackward i0 i1 o0 accumulate"),
+            Map.entry("Embedding", "embedding i0 i1 first o0"),
+            Map.entry("EmbeddingBackward", "embeddingBackward i0 i1 first o0 accumulate"),
             Map.entry("RmsNorm", "rmsNorm i0 i1 epsilon o0 o1"),
             Map.entry("RmsNormBackward", "rmsNormBackward i0 i1 i2 i3 i4 o1 o0 o2 accumulate"),
             Map.entry("Linear", "linear i0 i1 i2 o0"),
@@ -31,11 +31,14 @@ final class Expectation {
             Map.entry("SwiGlu", "swiglu i0 o0"),
             Map.entry("SwiGluBackward", "swigluBackward i0 i1 o0 o1"),
             Map.entry("CrossEntropy", "crossEntropy i0 i1 i2 o0 gradient accumulate"),
+            Map.entry("CrossEntropyPart", "crossEntropyPart i0 i1 first o0"),
+            Map.entry("CrossEntropyWhole", "crossEntropyWhole i0 i1 i2 i3 first o0 gradient accumulate"),
             Map.entry("SumSquares", "sumSquares i0 o0 accumulate"),
             Map.entry("ClipFactor", "clipFactor i0 i1 i2 maxNorm o0"),
             Map.entry("AdamW", "adamw o0 o1 o2 i0 o3 i1 i2 decayed beta1 beta2 epsilon weightDecay first"),
             Map.entry("Zero", "zero o0"),
             Map.entry("Copy", "copy i0 o0"),
+            Map.entry("Cast", "cast i0 o0"),
             Map.entry("Add", "add i0 o0"),
             Map.entry("AllReduce", "allReduce o0"),
             Map.entry("ReduceScatter", "reduceScatter i0 o0"),

@@ -91,7 +91,7 @@ class MarksTest {
     void aFailingCallIsNamed(boolean capture) {
         TinyRun.Job job = TinyRun.job();
         List<Device> devices = TinyRun.devices(1);
-        TrainingPlan plan = job.plan(devices.getFirst());
+        TrainingPlan plan = job.plan();
         List<StepProgram> programs = List.of(plan.train());
         assertThatThrownBy(() -> {
                     try (Engine engine = new Engine(

@@ -7,6 +7,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
@@ -26,7 +27,7 @@ class NonFiniteTest {
                 TinyRun.SEQUENCE,
                 16,
                 accumulation,
-                0,
+                Parallelism.zero(0),
                 false,
                 false,
                 true,
@@ -36,10 +37,10 @@ class NonFiniteTest {
                 1e-8f,
                 0.1f,
                 1f,
-                devices.getFirst().workspaceBytes(),
+                TinyRun.needs(ranks).workspaceBytes(),
                 // Chunks of 64 rows.
                 64L * 101);
-        TrainingPlan plan = new Compiler(job.model(), Layout.dataParallel(ranks), options).training();
+        TrainingPlan plan = new Compiler(_ -> job.model(), Layout.dataParallel(ranks), options).training();
         try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             TinyRun.Overflow overflow = TinyRun.overflow(job, plan, engine, sequence);
             assertThat(overflow.found().where()).startsWith("tensor head.gradLogits of block head");

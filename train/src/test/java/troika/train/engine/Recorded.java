@@ -21,7 +21,7 @@ final class Recorded implements AutoCloseable {
     /// @param real whether kernels and collectives run
     static Recorded of(TinyRun.Job job, boolean real) {
         List<Device> devices = TinyRun.devices(job.ranks());
-        TrainingPlan plan = job.plan(devices.getFirst());
+        TrainingPlan plan = job.plan();
         return new Recorded(devices, plan, List.of(plan.train(), plan.evaluate()), real);
     }
 

@@ -18,11 +18,13 @@ import troika.plan.Call;
 import troika.plan.Compiler;
 import troika.plan.Instruction;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.RankProgram;
 import troika.plan.TensorSpec;
 import troika.tensor.DType;
 import troika.tensor.Device;
+import troika.tensor.DeviceNeeds;
 import troika.tensor.DeviceProvider;
 import troika.tensor.Shape;
 import troika.tensor.Stream;
@@ -48,19 +50,20 @@ public final class StepBudget {
     public static void main(String[] arguments) {
         ModelConfig config = Presets.find(arguments[0]).orElseThrow();
         int sequence = Integer.parseInt(arguments[1]);
-        Device device = ServiceLoader.load(DeviceProvider.class).stream()
+        DeviceProvider provider = ServiceLoader.load(DeviceProvider.class).stream()
                 .map(ServiceLoader.Provider::get)
-                .filter(provider -> provider.kind().equals(arguments[3]))
+                .filter(one -> one.kind().equals(arguments[3]))
                 .findFirst()
-                .orElseThrow()
-                .open("", arguments[4].equals("on"))
-                .getFirst();
+                .orElseThrow();
+        boolean deterministic = arguments[4].equals("on");
+        DeviceNeeds needs = provider.needs("", deterministic);
+        Device device = provider.open("", deterministic).getFirst();
         PlanOptions options = new PlanOptions(
                 DType.BF16,
                 sequence,
                 Integer.parseInt(arguments[2]),
                 1,
-                0,
+                Parallelism.zero(0),
                 arguments[6].equals("layer"),
                 arguments[6].equals("elementwise"),
                 arguments[7].equals("true"),
@@ -70,9 +73,9 @@ public final class StepBudget {
                 1e-8f,
                 0.1f,
                 1f,
-                device.workspaceBytes(),
-                device.logitsAtATime());
-        RankProgram program = new Compiler(DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
+                needs.workspaceBytes(),
+                needs.logitsAtATime());
+        RankProgram program = new Compiler(_ -> DeepSeekLlm.of(config, sequence), Layout.dataParallel(1), options)
                 .training()
                 .train()
                 .ranks()

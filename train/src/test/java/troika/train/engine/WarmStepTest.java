@@ -35,7 +35,7 @@ class WarmStepTest {
     @MethodSource("jobs")
     void takesNoMemory(TinyRun.Job job) {
         List<Device> devices = TinyRun.devices(job.ranks());
-        TrainingPlan plan = job.plan(devices.getFirst());
+        TrainingPlan plan = job.plan();
         try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
             TinyRun.run(job, plan, engine, 1);
             execute(engine, WARM);

@@ -12,12 +12,10 @@ import troika.tensor.UserException;
 import troika.train.config.DeepSpeedConfig.ZeroOptimization;
 
 /// Finds who does what: from arguments, DeepSpeed's file and the number of ranks.
-final class ParallelismResolution {
+final class SharingResolution {
     private static final String TENSOR = "--tensor-parallel";
     private static final String PIPELINE = "--pipeline-parallel";
     private static final int DEFAULT_CHUNKS = 2;
-    private static final long DEFAULT_PREFETCH = 50_000_000;
-    private static final long DEFAULT_LIVE = 1_000_000_000;
 
     private final TrainingOptionsBuilder given;
     private final @Nullable DeepSpeedConfig file;
@@ -25,7 +23,7 @@ final class ParallelismResolution {
     private final int tensorParallel;
     private final int stages;
 
-    ParallelismResolution(TrainingOptionsBuilder given, @Nullable DeepSpeedConfig file, Resolution resolution) {
+    SharingResolution(TrainingOptionsBuilder given, @Nullable DeepSpeedConfig file, Resolution resolution) {
         this.given = given;
         this.file = file;
         this.resolution = resolution;
@@ -72,14 +70,15 @@ final class ParallelismResolution {
                 : unit;
     }
 
-    Parallelism resolve(Devices devices) {
+    Sharing resolve(Devices devices) {
         Layout layout = layout(devices);
         List<Double> shares = given.shares;
         if (shares != null) {
             layout = layout.withShares(shares);
         }
         PipelineSchedule schedule = schedule(layout);
-        return new Parallelism(
+        ZeroOptimization zero = zero();
+        return new Sharing(
                 layout,
                 zeroStage(),
                 schedule,
@@ -87,8 +86,8 @@ final class ParallelismResolution {
                 sequenceParallel(layout),
                 communicationDtype(),
                 overlap(),
-                prefetch(),
-                zero() == null ? DEFAULT_LIVE : zero().stage3MaxLiveParameters());
+                zero == null ? null : zero.stage3PrefetchBucketSize(),
+                zero == null ? Sharing.DEFAULT_LIVE : zero.stage3MaxLiveParameters());
     }
 
     private @Nullable ZeroOptimization zero() {
@@ -208,12 +207,6 @@ final class ParallelismResolution {
         Boolean overlap = resolution.agree(
                 given.overlap, "--overlap", zero == null ? null : zero.overlapComm(), "zero_optimization.overlap_comm");
         return overlap == null || overlap;
-    }
-
-    private long prefetch() {
-        ZeroOptimization zero = zero();
-        Long bucket = zero == null ? null : zero.stage3PrefetchBucketSize();
-        return bucket == null ? DEFAULT_PREFETCH : bucket;
     }
 
     private int zeroStage() {

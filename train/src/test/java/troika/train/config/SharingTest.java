@@ -17,7 +17,7 @@ import troika.plan.PipelineSchedule;
 import troika.tensor.DType;
 import troika.tensor.UserException;
 
-class ParallelismTest {
+class SharingTest {
     @TempDir
     Path folder = Path.of("");
 
@@ -42,15 +42,15 @@ class ParallelismTest {
     }
 
     @Test
-    void dataParallelismTakesTheRest() {
+    void dataSharingTakesTheRest() {
         TrainingOptions options =
                 run(12).tensorParallel(2).pipelineParallel(3).microBatchSize(4).build();
-        assertThat(options.parallelism().layout()).isEqualTo(Layout.grid(2, 2, 3));
+        assertThat(options.sharing().layout()).isEqualTo(Layout.grid(2, 2, 3));
         assertThat(options.ranks()).isEqualTo(12);
         assertThat(options.batch()).isEqualTo(new BatchSizes(8, 4, 1, 2));
-        Parallelism plain = run(3).build().parallelism();
+        Sharing plain = run(3).build().sharing();
         assertThat(plain)
-                .isEqualTo(new Parallelism(
+                .isEqualTo(new Sharing(
                         Layout.dataParallel(3),
                         1,
                         PipelineSchedule.ONE_F_ONE_B,
@@ -58,7 +58,7 @@ class ParallelismTest {
                         false,
                         DType.F32,
                         true,
-                        50_000_000,
+                        null,
                         1_000_000_000));
     }
 
@@ -83,10 +83,10 @@ class ParallelismTest {
                  "stage3_max_live_parameters": 250, "stage3_param_persistence_threshold": 7, "reduce_bucket_size": 5e7,
                  "contiguous_gradients": false, "stage3_max_reuse_distance": 9}}
                 """;
-        Parallelism parallelism = with(4, json).build().parallelism();
-        assertThat(parallelism)
-                .isEqualTo(new Parallelism(
-                        Layout.grid(1, 2, 2), 3, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.BF16, false, 100, 250));
+        Sharing sharing = with(4, json).build().sharing();
+        assertThat(sharing)
+                .isEqualTo(new Sharing(
+                        Layout.grid(1, 2, 2), 3, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.BF16, false, 100L, 250));
         assertThat(with(4, json)
                         .tensorParallel(2)
                         .pipelineParallel(2)
@@ -94,8 +94,8 @@ class ParallelismTest {
                         .overlap(false)
                         .communicationDtype(DType.BF16)
                         .build()
-                        .parallelism())
-                .isEqualTo(parallelism);
+                        .sharing())
+                .isEqualTo(sharing);
         refused(with(4, json).tensorParallel(4), "--tensor-parallel is 4, but tensor_parallel.autotp_size in", "is 2");
         refused(with(4, json).pipelineParallel(4), "--pipeline-parallel is 4, but pipeline.stages in");
         refused(with(4, json).overlap(true), "--overlap is on, but zero_optimization.overlap_comm in", "is off");
@@ -104,27 +104,54 @@ class ParallelismTest {
     }
 
     @Test
-    void blocksAreGatheredAheadAsFarAsTheBucketReaches() {
-        Parallelism plain = run(2).zeroStage(3).build().parallelism();
-        assertThat(plain.prefetchBlocks(200_000_000)).isEqualTo(1);
-        assertThat(plain.prefetchBlocks(10_000_000)).isEqualTo(5);
+    void blocksAreGatheredAheadAsFarAsTheBucketReaches() throws IOException {
+        Sharing plain = run(2).zeroStage(3).build().sharing();
+        assertThat(plain.prefetchBlocks(1)).isEqualTo(1);
+        assertThat(plain.prefetchBlocks(1L << 40)).isEqualTo(1);
+        String json = "{\"zero_optimization\": {\"stage\": 3, \"stage3_prefetch_bucket_size\": 5e7%s}}";
+        Sharing bucket = with(2, json.formatted("")).build().sharing();
+        assertThat(bucket.prefetchBlocks(200_000_000)).isEqualTo(1);
+        assertThat(bucket.prefetchBlocks(10_000_000)).isEqualTo(5);
         // As many as may be live, the one in use included.
-        assertThat(plain.prefetchBlocks(600_000_000)).isZero();
-        Parallelism none = new Parallelism(
-                plain.layout(), 3, plain.schedule(), 1, false, DType.F32, true, 0, plain.liveElements());
+        Sharing live = with(2, json.formatted(", \"stage3_max_live_parameters\": 3e7"))
+                .build()
+                .sharing();
+        assertThat(live.prefetchBlocks(10_000_000)).isEqualTo(2);
+        assertThat(live.prefetchBlocks(20_000_000)).isZero();
+        Sharing none = with(2, json.formatted("").replace("5e7", "0")).build().sharing();
         assertThat(none.prefetchBlocks(10)).isZero();
     }
 
     @Test
+    void stagesGatherOnceAStepWhatMayBeLive() throws IOException {
+        Sharing stages = run(4).pipelineParallel(2).zeroStage(3).build().sharing();
+        assertThat(stages.parallelism(10, 1000, 2).gatherOnce()).isTrue();
+        assertThat(stages.parallelism(10, 1000, 1).gatherOnce()).isFalse();
+        assertThat(stages.parallelism(10, 2_000_000_002, 2).gatherOnce()).isFalse();
+        assertThat(run(4).zeroStage(3)
+                        .build()
+                        .sharing()
+                        .parallelism(10, 1000, 2)
+                        .gatherOnce())
+                .isFalse();
+        assertThat(run(4).pipelineParallel(2)
+                        .build()
+                        .sharing()
+                        .parallelism(10, 1000, 2)
+                        .gatherOnce())
+                .isFalse();
+    }
+
+    @Test
     void schedulesAndChunksBelongTogether() {
-        Parallelism interleaved =
-                run(2).pipelineParallel(2).pipelineChunks(3).build().parallelism();
+        Sharing interleaved =
+                run(2).pipelineParallel(2).pipelineChunks(3).build().sharing();
         assertThat(interleaved.schedule()).isEqualTo(PipelineSchedule.INTERLEAVED);
         assertThat(interleaved.chunks()).isEqualTo(3);
         assertThat(run(2).pipelineParallel(2)
                         .pipelineSchedule(PipelineSchedule.INTERLEAVED)
                         .build()
-                        .parallelism()
+                        .sharing()
                         .chunks())
                 .isEqualTo(2);
         refused(
@@ -170,13 +197,13 @@ class ParallelismTest {
         assertThat(run(2).tensorParallel(2)
                         .sequenceParallel(true)
                         .build()
-                        .parallelism()
+                        .sharing()
                         .sequenceParallel())
                 .isTrue();
         assertThat(run(3).layout(layout)
                         .shares(List.of(1.0, 1.0, 0.6))
                         .build()
-                        .parallelism()
+                        .sharing()
                         .layout())
                 .isEqualTo(layout.withShares(List.of(1.0, 1.0, 0.6)));
     }
@@ -184,7 +211,7 @@ class ParallelismTest {
     @ParameterizedTest
     @CsvSource({"'1,1,0.6', 1 1 0.6", "3, 3", "'.5, 2.', .5 2"})
     void sharesAreRead(String text, String expected) {
-        assertThat(Parallelism.shares(text))
+        assertThat(Sharing.shares(text))
                 .isEqualTo(Arrays.stream(expected.split(" ", -1))
                         .map(Double::valueOf)
                         .toList());
@@ -193,7 +220,7 @@ class ParallelismTest {
     @ParameterizedTest
     @CsvSource({"''", "'1,,1'", "1e400", "x", "-1", "."})
     void otherSharesAreNot(String text) {
-        assertThatThrownBy(() -> Parallelism.shares(text))
+        assertThatThrownBy(() -> Sharing.shares(text))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining("--shares must be a number for each rank");
     }
@@ -210,9 +237,9 @@ class ParallelismTest {
             """)
     void oneLineSaysALayout(String line, String layout, int zero, PipelineSchedule schedule, String devices) {
         TrainingOptions options = LayoutWords.apply(line, run(1)).build();
-        assertThat(options.parallelism().layout()).hasToString(layout);
-        assertThat(options.parallelism().zeroStage()).isEqualTo(zero);
-        assertThat(options.parallelism().schedule()).isEqualTo(schedule);
+        assertThat(options.sharing().layout()).hasToString(layout);
+        assertThat(options.sharing().zeroStage()).isEqualTo(zero);
+        assertThat(options.sharing().schedule()).isEqualTo(schedule);
         assertThat(options.devices()).isEqualTo(devices);
     }
 
@@ -222,11 +249,11 @@ class ParallelismTest {
         TrainingOptions options = LayoutWords.apply(
                         "tp3 sequence-parallel recompute no-overlap acc4 shares=1,1,0.6", job)
                 .build();
-        assertThat(options.parallelism().sequenceParallel()).isTrue();
-        assertThat(options.parallelism().overlap()).isFalse();
+        assertThat(options.sharing().sequenceParallel()).isTrue();
+        assertThat(options.sharing().overlap()).isFalse();
         assertThat(options.recompute()).isEqualTo(Recompute.LAYER);
         assertThat(options.batch().accumulation()).isEqualTo(4);
-        assertThat(options.parallelism().layout().shares()).containsExactly(1.0, 1.0, 0.6);
+        assertThat(options.sharing().layout().shares()).containsExactly(1.0, 1.0, 0.6);
         assertThat(job.build()).isEqualTo(run(1).build());
     }
 

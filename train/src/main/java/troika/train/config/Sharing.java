@@ -2,7 +2,9 @@ package troika.train.config;
 
 import java.util.ArrayList;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PipelineSchedule;
 import troika.tensor.DType;
 import troika.tensor.UserException;
@@ -17,9 +19,9 @@ import troika.tensor.UserException;
 /// @param sequenceParallel whether tensor-parallel ranks share the tokens between their products
 /// @param communicationDtype of gradients on their way between ranks: F32, BF16 or F16
 /// @param overlap whether communication goes on beside computation
-/// @param prefetchElements of weights that ZeRO-3 gathers ahead of their use
-/// @param liveElements of gathered weights that ZeRO-3 holds at once; a block at least
-public record Parallelism(
+/// @param prefetchElements of weights that ZeRO-3 gathers ahead of their use; null: one block
+/// @param liveElements of gathered weights that ZeRO-3 may hold at once; it holds a block at least
+public record Sharing(
         Layout layout,
         int zeroStage,
         PipelineSchedule schedule,
@@ -27,11 +29,13 @@ public record Parallelism(
         boolean sequenceParallel,
         DType communicationDtype,
         boolean overlap,
-        long prefetchElements,
+        @Nullable Long prefetchElements,
         long liveElements) {
+    static final long DEFAULT_LIVE = 1_000_000_000;
+
     /// The same with another ZeRO stage.
-    public Parallelism withZeroStage(int stage) {
-        return new Parallelism(
+    public Sharing withZeroStage(int stage) {
+        return new Sharing(
                 layout,
                 stage,
                 schedule,
@@ -44,8 +48,8 @@ public record Parallelism(
     }
 
     /// The same in another layout.
-    public Parallelism withLayout(Layout other) {
-        return new Parallelism(
+    public Sharing withLayout(Layout other) {
+        return new Sharing(
                 other,
                 zeroStage,
                 schedule,
@@ -75,12 +79,34 @@ public record Parallelism(
         return Words.of("--pipeline-schedule", word, PipelineSchedule.values(), PipelineSchedule::word);
     }
 
-    /// Blocks that ZeRO-3 gathers ahead of their use.
+    /// What the compiler must know of it, the layout apart.
     ///
-    /// @param elements of the largest block that is gathered often: a decoder layer
-    public int prefetchBlocks(long elements) {
-        long ahead = Math.ceilDiv(prefetchElements, Math.max(1, elements));
-        long live = Math.max(1, liveElements / Math.max(1, elements));
-        return (int) Math.min(Math.min(ahead, live - 1), Integer.MAX_VALUE);
+    /// ZeRO-3 gathers the weights of a pipeline's stage once a step, rather than for every use, where they may all
+    /// be live.
+    ///
+    /// @param layer elements of a decoder layer's weights, of the whole model
+    /// @param model elements of all weights
+    /// @param accumulation microbatches of each data-parallel rank
+    public Parallelism parallelism(long layer, long model, int accumulation) {
+        int stages = layout.stages().size();
+        boolean gatherOnce =
+                zeroStage == 3 && stages > 1 && accumulation > 1 && Math.ceilDiv(model, stages) <= liveElements;
+        return new Parallelism(
+                zeroStage,
+                schedule,
+                chunks,
+                sequenceParallel,
+                communicationDtype,
+                overlap,
+                prefetchBlocks(layer),
+                gatherOnce);
+    }
+
+    /// Blocks that ZeRO-3 gathers ahead of their use.
+    int prefetchBlocks(long layer) {
+        long elements = Math.max(1, layer);
+        long ahead = prefetchElements == null ? Parallelism.PREFETCH : Math.ceilDiv(prefetchElements, elements);
+        long besides = liveElements == DEFAULT_LIVE ? ahead : Math.max(1, liveElements / elements) - 1;
+        return (int) Math.min(Math.min(ahead, besides), Integer.MAX_VALUE);
     }
 }

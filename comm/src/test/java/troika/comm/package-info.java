@@ -1,0 +1,4 @@
+@NullMarked
+package troika.comm;
+
+import org.jspecify.annotations.NullMarked;
