@@ -10,4 +10,9 @@ interface Command {
 
     /// Does the work, after the options have been applied.
     void run(PrintStream out);
+
+    /// The exit status, after [#run]: 0, or 1 where it found that something does not hold.
+    default int status() {
+        return 0;
+    }
 }

@@ -15,7 +15,8 @@ import picocli.CommandLine.ParseResult;
 import picocli.CommandLine.UnmatchedArgumentException;
 import troika.tensor.UserException;
 
-/// The `troika` command. Exit status: 0 done, 1 a failure of Troika itself, 2 a mistake of the user's.
+/// The `troika` command. Exit status: 0 done, 1 a failure of Troika itself or a certificate that does not hold, 2 a
+/// mistake of the user's.
 public final class Main {
     private static final int DONE = 0;
     private static final int FAILED = 1;
@@ -73,11 +74,11 @@ public final class Main {
             if (command.name().equals(sub.commandSpec().name())) {
                 command.options().apply(sub);
                 command.run(out);
-                return DONE;
+                return command.status();
             }
         }
         throw new UserException(
-                "A subcommand is missing: give quickstart, train, generate or doctor, or see troika --help.");
+                "A subcommand is missing: give quickstart, train, generate, certify or doctor, or see troika --help.");
     }
 
     /// The command of that name alone, since describing all their options takes a tenth of a second; or all.
@@ -86,8 +87,15 @@ public final class Main {
             case "quickstart" -> List.of(new QuickstartCommand());
             case "train" -> List.of(new TrainCommand());
             case "generate" -> List.of(new GenerateCommand());
+            case "certify" -> List.of(new CertifyCommand());
             case "doctor" -> List.of(new DoctorCommand());
-            default -> List.of(new QuickstartCommand(), new TrainCommand(), new GenerateCommand(), new DoctorCommand());
+            default ->
+                List.of(
+                        new QuickstartCommand(),
+                        new TrainCommand(),
+                        new GenerateCommand(),
+                        new CertifyCommand(),
+                        new DoctorCommand());
         };
     }
 

@@ -60,7 +60,7 @@ final class TrainingRun {
     }
 
     /// Whether the process is ending; if not, it forgets the hook.
-    private static boolean isStopping(Thread hook) {
+    static boolean isStopping(Thread hook) {
         try {
             Runtime.getRuntime().removeShutdownHook(hook);
             return false;

@@ -115,7 +115,8 @@ class MainTest {
         Path file = folder.resolve("ds.json");
         Files.writeString(file, """
                 {"train_batch_size": 12, "gradient_accumulation_steps": 4,
-                 "fp16": {"enabled": true}, "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+                 "fp16": {"enabled": true}, "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"},
+                 "offload_optimizer": {"device": "cpu"}}}
                 """);
         assertThat(run(
                         "train",

@@ -86,9 +86,10 @@ public record Layout(List<Stage> stages, List<Double> shares) {
         checkRanks(stages);
         int ranks = worldSize(stages);
         if (shares.size() != ranks) {
-            throw new UserException("There are " + counted(shares.size(), "share") + " for "
-                    + counted(ranks, "rank") + ": give one for each rank, such as --shares "
-                    + String.join(",", Collections.nCopies(ranks, "1")) + ".");
+            throw new UserException(
+                    (shares.size() == 1 ? "There is " : "There are ") + counted(shares.size(), "share") + " for "
+                            + counted(ranks, "rank") + ": give one for each rank, such as --shares "
+                            + String.join(",", Collections.nCopies(ranks, "1")) + ".");
         }
         for (double share : shares) {
             if (!(share > 0) || share > MOST_SHARE) {

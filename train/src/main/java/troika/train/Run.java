@@ -1,38 +1,30 @@
 package troika.train;
 
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.List;
-import java.util.Locale;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.node.ObjectNode;
 import troika.graph.Model;
-import troika.model.ByteTokenizer;
+import troika.graph.Parameter;
 import troika.model.DeepSeekLlm;
-import troika.model.JsonFields;
 import troika.model.ModelConfig;
 import troika.model.ModelWeights;
-import troika.model.Tokenizer;
 import troika.plan.Compiler;
-import troika.plan.Layout;
 import troika.plan.MemoryPlan;
-import troika.plan.Parallelism;
 import troika.plan.PlanOptions;
 import troika.plan.ProgramJson;
 import troika.plan.TrainingPlan;
-import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
 import troika.tensor.UserException;
-import troika.train.checkpoint.CheckpointWriter;
+import troika.train.MemoryFit.Choice;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.LossScaling;
 import troika.train.config.Recompute;
@@ -55,6 +47,7 @@ final class Run implements AutoCloseable {
     private final TrainingListener listener;
     private final RunDirectory directory;
     private final ModelSource source;
+    private final RunFiles files;
     private final ModelConfig config;
     private final RunData data;
     private final CompletableFuture<List<Device>> opening;
@@ -93,6 +86,7 @@ final class Run implements AutoCloseable {
         try {
             source = ModelSource.of(options);
             opened.push(source.tokenizer()::close);
+            files = new RunFiles(directory.root(), options, source);
             config = source.config();
             check();
             opening = DeviceFinder.opening(options.devices(), options.deterministic());
@@ -119,15 +113,15 @@ final class Run implements AutoCloseable {
             }
             schedule = options.schedule(totalSteps);
             model = DeepSeekLlm.of(config, options.sequenceLength());
-            PlanOptions planOptions = planOptions();
-            TrainingPlan plan = plan(planOptions);
+            Choice choice = new Choice(options.sharing(), options.batch().accumulation(), options.recompute());
+            TrainingPlan plan = plan(choice);
             dump(plan);
             memory = MemoryFit.largest(plan);
             // What need not wait for the devices is done before.
-            ObjectNode description = describe();
+            ObjectNode description = files.description(model.parameterCount(), totalSteps);
             devices = DeviceFinder.join(opening);
             description.put("device", devices.getFirst().name());
-            new MemoryFit(planOptions, options.ranks(), this::plan).check(plan, devices);
+            new MemoryFit(choice, options.batch().trainBatchSize(), this::plan).check(plan, devices);
             boolean evaluates = data.evaluation() != null;
             engine = Engine.inProcess(
                     evaluates ? List.of(plan.train(), plan.evaluate()) : List.of(plan.train()), devices);
@@ -138,7 +132,7 @@ final class Run implements AutoCloseable {
             RankMemory arenas = RankMemory.of(engine, plan.train());
             feed = new Feed(arenas, plan.microbatches(), options.sequenceLength());
             report = engine.host(0, train, "host report");
-            state = new ModelState(arenas, config, model, Layout.dataParallel(options.ranks()), plan.groups(), true);
+            state = new ModelState(arenas, config, model, options.sharing().layout(), plan.groups(), true);
             loadWeights(checkpoint);
             devices.getFirst().notes().forEach(description.putArray("notes")::add);
             ObjectNode algorithms = description.putObject("algorithms");
@@ -162,6 +156,7 @@ final class Run implements AutoCloseable {
     }
 
     private void check() {
+        LayoutFit.check(options.sharing(), config);
         if (options.sequenceLength() > config.maxPositions()) {
             throw new UserException("Sequences of " + options.sequenceLength() + " tokens are longer than the model's "
                     + config.maxPositions() + " positions (max_position_embeddings): give --sequence-length "
@@ -174,24 +169,32 @@ final class Run implements AutoCloseable {
         }
     }
 
-    private TrainingPlan plan(PlanOptions planOptions) {
+    private TrainingPlan plan(Choice choice) {
+        LayoutFit.check(choice.sharing(), config);
         return new Compiler(
                         tensor -> DeepSeekLlm.of(config, options.sequenceLength(), tensor),
-                        Layout.dataParallel(options.ranks()),
-                        planOptions)
+                        choice.sharing().layout(),
+                        planOptions(choice))
                 .training();
     }
 
-    private PlanOptions planOptions() {
+    /// Weights of a decoder layer; all are alike.
+    private long layerElements() {
+        return model.blocks().get(1).parameters().values().stream()
+                .mapToLong(Parameter::elements)
+                .sum();
+    }
+
+    private PlanOptions planOptions(Choice choice) {
         DeviceNeeds needs = DeviceFinder.needs(options.devices(), options.deterministic());
         return new PlanOptions(
                 options.dtype(),
                 options.sequenceLength(),
                 options.batch().trainBatchSize(),
-                options.batch().accumulation(),
-                Parallelism.zero(options.zeroStage()),
-                options.recompute() == Recompute.LAYER,
-                options.recompute() == Recompute.ELEMENTWISE,
+                choice.accumulation(),
+                choice.sharing().parallelism(layerElements(), model.parameterCount(), choice.accumulation()),
+                choice.recompute() == Recompute.LAYER,
+                choice.recompute() == Recompute.ELEMENTWISE,
                 data.packed(),
                 options.optimizerStates(),
                 (float) options.adamBeta1(),
@@ -298,7 +301,7 @@ final class Run implements AutoCloseable {
         if (stopped && savedStep != step) {
             save();
         }
-        Path result = stopped ? Checkpoints.directory(directory.root(), step) : saveModel();
+        Path result = stopped ? Checkpoints.directory(directory.root(), step) : files.model(state);
         TrainingResult outcome = new TrainingResult(step, loss, evaluationLoss, rate, memoryBytes, result, stopped);
         listener.onEnd(outcome);
         return outcome;
@@ -354,13 +357,14 @@ final class Run implements AutoCloseable {
 
     /// Says where the driver and its libraries take more than was counted on.
     private void checkMemory() {
-        for (int rank = 0; rank < devices.size(); rank++) {
-            Device device = devices.get(rank);
-            String excess = MemoryFit.excess(engine.arenaBytes(rank), device.name(), device.memory());
+        MemoryFit.ranks(devices).forEach((device, ranks) -> {
+            long arenas = ranks.stream().mapToLong(engine::arenaBytes).sum();
+            String excess = MemoryFit.excess(
+                    arenas, device, devices.get(ranks.getFirst()).memory());
             if (excess != null) {
                 listener.onMessage(excess);
             }
-        }
+        });
     }
 
     /// Now and then, as it may take as long as a short step.
@@ -418,81 +422,13 @@ final class Run implements AutoCloseable {
 
     private void save() {
         engine.drain();
-        try (CheckpointWriter writer = CheckpointWriter.checkpoint(directory.root(), step)) {
-            writeModel(writer);
-            state.saveOptimizer(writer);
-            writer.file(TrainerState.FILE, trainerState().json());
-            writer.commit();
-        }
+        Path checkpoint = files.checkpoint(state, trainerState());
         savedStep = step;
-        if (options.saveTotalLimit() > 0) {
-            Checkpoints.prune(directory.root(), options.saveTotalLimit());
-        }
-        listener.onSave(Checkpoints.directory(directory.root(), step));
-    }
-
-    private Path saveModel() {
-        try (CheckpointWriter writer = CheckpointWriter.model(directory.root())) {
-            writeModel(writer);
-            writer.commit();
-        }
-        return directory.root().resolve("model");
-    }
-
-    private void writeModel(CheckpointWriter writer) {
-        state.save(writer, options.saveDtype());
-        writer.file(ModelConfig.FILE, config.json(torchName(options.saveDtype())));
-        Path files = source.tokenizerFiles();
-        if (files == null) {
-            writer.file(Tokenizer.FILE, ByteTokenizer.tokenizerJson());
-            writer.file("tokenizer_config.json", ByteTokenizer.configJson());
-            return;
-        }
-        for (String name : List.of(Tokenizer.FILE, "tokenizer_config.json", "special_tokens_map.json")) {
-            Path file = files.resolve(name);
-            if (Files.isRegularFile(file)) {
-                try {
-                    writer.file(name, Files.readAllBytes(file));
-                } catch (IOException e) {
-                    throw new UncheckedIOException(e);
-                }
-            }
-        }
-    }
-
-    private static String torchName(DType dtype) {
-        return switch (dtype) {
-            case F32 -> "float32";
-            case BF16 -> "bfloat16";
-            case F16 -> "float16";
-            case I32 -> throw new IllegalArgumentException("weights are no integers");
-        };
+        listener.onSave(checkpoint);
     }
 
     private TrainerState trainerState() {
         return new TrainerState(step, skipped, scaler, cursor, options.seed(), options.sequenceLength(), data.key());
-    }
-
-    /// What run.json says, but for the device, which may still be opening.
-    private ObjectNode describe() {
-        ObjectNode node = JsonFields.newObject();
-        node.put("troika", "0.1.0");
-        node.put("java", Runtime.version().toString());
-        node.put("device", "");
-        node.put("ranks", options.ranks());
-        node.put("parameters", model.parameterCount());
-        node.put("total_steps", totalSteps);
-        ObjectNode resolved = node.putObject("options");
-        for (var component : TrainingOptions.class.getRecordComponents()) {
-            try {
-                resolved.put(
-                        component.getName(),
-                        String.valueOf(component.getAccessor().invoke(options)));
-            } catch (ReflectiveOperationException e) {
-                throw new IllegalStateException(component.getName().toLowerCase(Locale.ROOT), e);
-            }
-        }
-        return node;
     }
 
     @Override

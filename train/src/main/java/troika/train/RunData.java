@@ -56,10 +56,10 @@ record RunData(Dataset training, @Nullable Dataset evaluation, boolean packed, S
                         open(options.evalData(), tokenizer, vocabulary, caches).all();
             }
             Dataset training = PackedDataset.shuffled(documents, length, options.seed());
-            if (training.samplesPerEpoch() < options.ranks()) {
+            if (training.samplesPerEpoch() < options.batch().ranks()) {
                 throw new UserException("The data make " + training.samplesPerEpoch() + " sequences of " + length
-                        + " tokens, fewer than the " + options.ranks()
-                        + " ranks: give more data, shorter sequences or fewer ranks.");
+                        + " tokens, fewer than the " + options.batch().ranks()
+                        + " data-parallel ranks: give more data, shorter sequences or fewer ranks.");
             }
             @Nullable Dataset held = evaluation == null ? null : PackedDataset.sequential(evaluation, length);
             return new RunData(training, held, true, key, caches);

@@ -7,7 +7,7 @@ import troika.plan.MemoryPlan;
 ///
 /// @param totalSteps of the run, those of an earlier part that it resumes included
 /// @param parameters of the model, tied ones counted once
-/// @param ranks that work data parallel
+/// @param ranks of the layout
 /// @param device in words
 /// @param notes how the device's kernels work where there is a choice, a sentence each
 /// @param arenaBytes memory that all ranks hold together

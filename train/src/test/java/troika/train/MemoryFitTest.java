@@ -3,6 +3,10 @@ package troika.train;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import java.util.Collections;
+import java.util.EnumMap;
+import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -10,12 +14,18 @@ import troika.graph.Model;
 import troika.model.DeepSeekLlm;
 import troika.plan.Compiler;
 import troika.plan.Layout;
+import troika.plan.MemoryPlan;
 import troika.plan.Parallelism;
+import troika.plan.PipelineSchedule;
 import troika.plan.PlanOptions;
+import troika.plan.TensorSpec;
 import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.DeviceMemory;
 import troika.tensor.UserException;
+import troika.train.MemoryFit.Choice;
+import troika.train.config.Recompute;
+import troika.train.config.Sharing;
 
 class MemoryFitTest {
     private static final String DEVICE = "cuda:0 (a card)";
@@ -38,14 +48,23 @@ class MemoryFitTest {
             1 << 20,
             1 << 14);
 
+    private static final Choice CHOSEN = choice(Layout.dataParallel(1), 1, Recompute.NONE);
+
     private final Model model = DeepSeekLlm.of(Runs.config(false), 64);
 
-    private TrainingPlan plan(PlanOptions options) {
-        return new Compiler(_ -> model, Layout.dataParallel(1), options).training();
+    private static Choice choice(Layout layout, int accumulation, Recompute recompute) {
+        Sharing sharing = new Sharing(layout, 0, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.F32, true, null, 1);
+        return new Choice(sharing, accumulation, recompute);
     }
 
-    private long total(PlanOptions options) {
-        return MemoryFit.largest(plan(options)).total();
+    private TrainingPlan plan(Choice choice) {
+        PlanOptions options = OPTIONS.accumulating(choice.accumulation())
+                .recomputing(choice.recompute() == Recompute.LAYER, choice.recompute() == Recompute.ELEMENTWISE);
+        return new Compiler(_ -> model, choice.sharing().layout(), options).training();
+    }
+
+    private long total(Choice choice) {
+        return MemoryFit.largest(plan(choice)).total();
     }
 
     /// A card on which exactly so much fits; a quarter of the overhead is in use already.
@@ -54,24 +73,24 @@ class MemoryFitTest {
     }
 
     private void check(DeviceMemory memory) {
-        new MemoryFit(OPTIONS, 1, this::plan).check(total(OPTIONS), DEVICE, memory);
+        new MemoryFit(CHOSEN, OPTIONS.batch(), this::plan).check(plan(CHOSEN), List.of(0), DEVICE, memory);
     }
 
     @Test
     void whatFitsIsNotRefused() {
-        check(card(total(OPTIONS)));
+        check(card(total(CHOSEN)));
         check(new DeviceMemory(0, Long.MAX_VALUE, 0));
     }
 
     @ParameterizedTest
     @CsvSource({
-        "1, false, true, --recompute elementwise",
-        "1, true, false, --recompute layer",
-        "2, false, false, --per-device-train-batch-size 6 --gradient-accumulation-steps 2",
-        "12, true, false, --recompute layer --per-device-train-batch-size 1 --gradient-accumulation-steps 12",
+        "1, ELEMENTWISE, --recompute elementwise",
+        "1, LAYER, --recompute layer",
+        "2, NONE, --per-device-train-batch-size 6 --gradient-accumulation-steps 2",
+        "12, LAYER, --recompute layer --per-device-train-batch-size 1 --gradient-accumulation-steps 12",
     })
-    void theFirstThatFitsIsNamed(int accumulation, boolean layers, boolean elementwise, String words) {
-        PlanOptions fitting = OPTIONS.accumulating(accumulation).recomputing(layers, elementwise);
+    void theFirstThatFitsIsNamed(int accumulation, Recompute recompute, String words) {
+        Choice fitting = choice(Layout.dataParallel(1), accumulation, recompute);
         String message = refusal(card(total(fitting)));
         assertThat(message)
                 .startsWith("The run needs ")
@@ -89,6 +108,52 @@ class MemoryFitTest {
                 .contains(" 0.00 GiB free: even --recompute layer --per-device-train-batch-size 1"
                         + " --gradient-accumulation-steps 12 would need ")
                 .endsWith(", so use a smaller model, shorter sequences or --optimizer-states bf16.");
+    }
+
+    /// What each choice takes is made up: only what is asked for is looked at.
+    @ParameterizedTest
+    @CsvSource({
+        "3, 0-2:dp3, 2, 1, ELEMENTWISE, --recompute elementwise",
+        "3, 0-2:dp3, 2, 1, NONE, --zero-stage 2",
+        "3, 0-2:dp3, 3, 1, NONE, --zero-stage 3",
+        "3, 0 | 1 | 2, 1, 3, NONE, --pipeline-parallel 3 --gradient-accumulation-steps 3",
+        "3, 0-2:dp3, 3, 1, LAYER, --zero-stage 3 --recompute layer",
+        "3, 0-2:dp3, 2, 2, LAYER, --zero-stage 2 --recompute layer --per-device-train-batch-size 2"
+                + " --gradient-accumulation-steps 2",
+    })
+    void ranksMayShareInAnotherWay(
+            int ranks, String layout, int zero, int accumulation, Recompute recompute, String words) {
+        TrainingPlan any = plan(CHOSEN);
+        Choice chosen = choice(Layout.dataParallel(ranks), 1, Recompute.NONE);
+        MemoryFit fit = new MemoryFit(chosen, 12, choice -> {
+            Sharing sharing = choice.sharing();
+            boolean fits = sharing.layout().toString().equals(layout)
+                    && Math.max(1, sharing.zeroStage()) == (recompute == Recompute.ELEMENTWISE ? 1 : zero)
+                    && choice.accumulation() == accumulation
+                    && choice.recompute() == recompute;
+            if (sharing.layout().stages().size() > 1 && accumulation == 1) {
+                throw new UserException("This model has no stages.");
+            }
+            return with(any, fits ? 100 : 200, ranks);
+        });
+        // The ranks share a card, so that 300 are for all three.
+        assertThatThrownBy(
+                        () -> fit.check(with(any, 200, ranks), List.of(0, 1, 2), DEVICE, new DeviceMemory(0, 300, 0)))
+                .isInstanceOf(UserException.class)
+                .hasMessageContaining(" for its 3 ranks, which has ")
+                .hasMessageContaining(": give " + words + ", with which it needs ");
+        fit.check(with(any, 200, ranks), List.of(1), DEVICE, new DeviceMemory(0, 300, 0));
+    }
+
+    private static TrainingPlan with(TrainingPlan plan, long arena, int ranks) {
+        Map<TensorSpec.Role, Long> roles = new EnumMap<>(TensorSpec.Role.class);
+        return new TrainingPlan(
+                plan.train(),
+                plan.evaluate(),
+                plan.layout(),
+                plan.groups(),
+                Collections.nCopies(ranks, new MemoryPlan(0, roles, 0, arena)),
+                plan.microbatches());
     }
 
     private String refusal(DeviceMemory memory) {

@@ -4,14 +4,14 @@ import org.jspecify.annotations.Nullable;
 import troika.tensor.UserException;
 
 /// The solved batch equation. A step takes `trainBatchSize` sequences in M = `ranks` × `accumulation`
-/// microbatches; microbatch m runs on rank m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`:
-/// they differ by at most one sequence, the largest has `microBatchSize`. Only where M divides the batch
-/// is `trainBatchSize = microBatchSize × accumulation × ranks`.
+/// microbatches; microbatch m runs on replica m mod `ranks`, and their sizes are `Shares(trainBatchSize, M)`:
+/// of replicas that are equally fast they differ by at most one sequence, and the largest has `microBatchSize`. Only
+/// where M divides the batch is `trainBatchSize = microBatchSize × accumulation × ranks`.
 ///
 /// @param trainBatchSize sequences of a step, over all ranks
 /// @param microBatchSize sequences of the largest microbatch
 /// @param accumulation microbatches that each rank runs in a step
-/// @param ranks the data-parallel size
+/// @param ranks the data-parallel size: of stages that differ in it the least common multiple
 public record BatchSizes(int trainBatchSize, int microBatchSize, int accumulation, int ranks) {
     /// Sequences of a microbatch where nothing is said of batches, as HF Trainer's.
     public static final int DEFAULT_MICRO_BATCH_SIZE = 8;
@@ -49,7 +49,7 @@ public record BatchSizes(int trainBatchSize, int microBatchSize, int accumulatio
         }
         if (train.value() < product(steps, ranks, 1)) {
             throw new UserException(train + " is fewer sequences than the " + product(steps, ranks, 1)
-                    + " microbatches of a step (" + ranks + " ranks × " + steps
+                    + " microbatches of a step (" + ranks + " data-parallel ranks × " + steps
                     + " accumulation steps): raise it, or use fewer ranks or accumulation steps.");
         }
         return of(train.value(), ceilDiv(train.value(), product(steps, ranks, 1)), steps, ranks);
@@ -60,7 +60,8 @@ public record BatchSizes(int trainBatchSize, int microBatchSize, int accumulatio
         long product = product(micro.value(), accumulation.value(), ranks);
         if (product != train.value()) {
             throw new UserException(train + " contradicts " + micro + " × " + accumulation + " × " + ranks
-                    + (ranks == 1 ? " rank" : " ranks") + " = " + product + ": give any two of the three.");
+                    + (ranks == 1 ? " data-parallel rank" : " data-parallel ranks") + " = " + product
+                    + ": give any two of the three.");
         }
     }
 

@@ -31,6 +31,7 @@ import troika.train.config.DeepSpeedConfig.ZeroOptimization;
 /// Reads DeepSpeed's JSON with DeepSpeed's defaults.
 final class DeepSpeedParser {
     private static final long LARGEST_FILE = 1 << 20;
+    private static final List<String> COMMUNICATION_DTYPES = List.of("fp32", "fp16", "bf16", "bfp16");
     private static final List<String> OFFLOAD_DEVICES = List.of("none", "cpu", "nvme");
 
     private DeepSpeedParser() {}
@@ -68,7 +69,7 @@ final class DeepSpeedParser {
                 root.optionalInteger("steps_per_print", 1),
                 root.bool("wall_clock_breakdown", false),
                 root.bool("dump_state", false),
-                root.optionalString("communication_data_type"),
+                root.word("communication_data_type", COMMUNICATION_DTYPES),
                 root.bool("prescale_gradients", false),
                 root.section("data_types", DeepSpeedParser::gradAccumDtype),
                 root.optionalSection("optimizer", DeepSpeedParser::optimizer),

@@ -7,8 +7,10 @@ import troika.train.config.DeepSpeedConfig.ActivationCheckpointing;
 import troika.train.config.DeepSpeedConfig.Optimizer;
 import troika.train.config.DeepSpeedConfig.ZeroOptimization;
 
-/// Says which of a file's settings this build cannot honour. Keys that only tune what DeepSpeed does
-/// inside (bucket sizes, overlap, contiguous gradients) change no result and are accepted with any value.
+/// Says which of a file's settings this build cannot honour. Keys that only tune what DeepSpeed does inside
+/// change no result and are accepted with any value: bucket sizes of reductions and gathers (a block's
+/// gradients leave together), contiguous gradients (they are), sub-groups, and below which size and for how long
+/// ZeRO-3 keeps a parameter (all of a block's are gathered and released together).
 public final class DeepSpeedSupport {
     private final String file;
     private final List<String> sentences = new ArrayList<>();
@@ -70,9 +72,6 @@ public final class DeepSpeedSupport {
             return;
         }
         String path = "zero_optimization.";
-        if (zero.stage() > 2) {
-            refuse(path + "stage", zero.stage(), "set it to 0, 1 or 2");
-        }
         if (!zero.offloadParam().device().equals("none")) {
             refuse(path + "offload_param.device", quoted(zero.offloadParam().device()), "set it to \"none\"");
         }
@@ -108,11 +107,11 @@ public final class DeepSpeedSupport {
 
     private void layout(DeepSpeedConfig config) {
         var pipeline = config.pipeline();
-        if (pipeline.stages() != null && pipeline.stages() > 1) {
-            refuse("pipeline.stages", pipeline.stages(), "set it to 1: all ranks work data parallel");
-        }
         if (!pipeline.partition().equals("best")) {
-            refuse("pipeline.partition", quoted(pipeline.partition()), "set it to \"best\"");
+            refuse(
+                    "pipeline.partition",
+                    quoted(pipeline.partition()),
+                    "set it to \"best\"; --layout and --shares say otherwise who holds how much");
         }
         if (pipeline.activationCheckpointInterval() > 0) {
             refuse(
@@ -120,15 +119,9 @@ public final class DeepSpeedSupport {
                     pipeline.activationCheckpointInterval(),
                     "set it to 0; --recompute layer saves memory instead");
         }
-        if (config.autotpSize() > 1) {
-            refuse("tensor_parallel.autotp_size", config.autotpSize(), "set it to 0: all ranks work data parallel");
-        }
     }
 
     private void rest(DeepSpeedConfig config) {
-        if (config.communicationDataType() != null) {
-            refuse("communication_data_type", quoted(config.communicationDataType()), "remove it");
-        }
         refuseIf(config.prescaleGradients(), "prescale_gradients", "set it to false");
         String accumulation = config.gradAccumDtype();
         if (accumulation != null && !accumulation.equals("fp32")) {

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Objects;
 import java.util.ServiceLoader;
 import org.jspecify.annotations.Nullable;
+import troika.plan.Layout;
 import troika.tensor.DType;
 import troika.tensor.DeviceProvider;
 import troika.tensor.UserException;
@@ -28,12 +29,14 @@ final class Resolution {
     }
 
     TrainingOptions resolve() {
-        Devices devices = devices();
+        SharingResolution resolution = new SharingResolution(given, file, this);
+        Devices devices = devices(resolution.leastRanks());
+        Sharing sharing = resolution.resolve(devices);
         // Everything that is wrong with the file is said at once.
         List<String> problems = new ArrayList<>(file == null ? List.of() : DeepSpeedSupport.unsupported(file));
         BatchSizes batch = null;
         try {
-            batch = batch(devices.ranks());
+            batch = batch(sharing.layout().microbatchUnit());
         } catch (UserException e) {
             problems.add(Objects.requireNonNullElse(e.getMessage(), ""));
         }
@@ -100,7 +103,7 @@ final class Resolution {
                                         file == null ? null : file.gradientClipping(),
                                         "gradient_clipping"),
                                 1.0)),
-                zeroStage(),
+                sharing,
                 or(given.recompute, Recompute.NONE),
                 or(given.evalData, List.of()),
                 inRange("--eval-steps", or(given.evalSteps, 0L), 0, MOST_STEPS),
@@ -126,19 +129,22 @@ final class Resolution {
                 given.dumpProgram);
     }
 
-    private Devices devices() {
-        Devices devices = given.devices == null ? null : Devices.of(given.devices, given.notice);
+    /// @param least ranks that there must be
+    private Devices devices(int least) {
+        var providers = ServiceLoader.load(DeviceProvider.class);
         if (given.numGpus == null) {
-            return devices == null ? Devices.of(Devices.AUTO, given.notice) : devices;
+            return Devices.of(or(given.devices, Devices.AUTO), least, providers, given.notice);
         }
-        int ranks = (int) inRange("--num-gpus", given.numGpus, 1, 1024);
-        if (devices != null && devices.ranks() != ranks) {
+        int ranks = (int) inRange("--num-gpus", given.numGpus, 1, Layout.MOST_RANKS);
+        if (given.devices == null) {
+            return Devices.counted(ranks, "--num-gpus " + ranks, providers, given.notice);
+        }
+        Devices devices = Devices.of(given.devices, ranks, providers, given.notice);
+        if (devices.ranks() != ranks) {
             throw new UserException(
                     "--num-gpus " + ranks + " contradicts --devices " + given.devices + ": give one of them.");
         }
-        return devices == null
-                ? Devices.counted(ranks, ServiceLoader.load(DeviceProvider.class), given.notice)
-                : devices;
+        return devices;
     }
 
     private BatchSizes batch(int ranks) {
@@ -307,14 +313,6 @@ final class Resolution {
                 fp16.minLossScale());
     }
 
-    private int zeroStage() {
-        var zero = file == null ? null : file.zeroOptimization();
-        Long argument = given.zeroStage == null ? null : (Long) given.zeroStage.longValue();
-        Long stage =
-                agree(argument, "--zero-stage", zero == null ? null : (Long) zero.stage(), "zero_optimization.stage");
-        return (int) inRange("--zero-stage", or(stage, 1L), 0, 2);
-    }
-
     private String tokenizer(String model) {
         if (given.tokenizer != null) {
             return given.tokenizer;
@@ -332,7 +330,7 @@ final class Resolution {
     }
 
     /// The one value that argument and file give; null where neither gives one.
-    private <T> @Nullable T agree(@Nullable T argument, String option, @Nullable T json, String key) {
+    <T> @Nullable T agree(@Nullable T argument, String option, @Nullable T json, String key) {
         if (file != null && argument != null && json != null && !argument.equals(json)) {
             throw new UserException(option + " is " + word(argument) + ", but " + key + " in " + file.file() + " is "
                     + word(json) + ": give one of them, or both the same value.");
@@ -346,6 +344,7 @@ final class Resolution {
                 dtype == DType.F32 ? "fp32" : dtype == DType.F16 ? "fp16" : dtype == DType.BF16 ? "bf16" : "int32";
             case SchedulerType type -> type.word();
             case Double number -> number(number);
+            case Boolean on -> on ? "on" : "off";
             default -> value.toString();
         };
     }
@@ -365,7 +364,7 @@ final class Resolution {
         return value;
     }
 
-    private static long inRange(String option, long value, long least, long most) {
+    static long inRange(String option, long value, long least, long most) {
         if (value < least || value > most) {
             throw new UserException(
                     option + " must be " + (most >= MOST_STEPS ? "at least " + least : "from " + least + " to " + most)

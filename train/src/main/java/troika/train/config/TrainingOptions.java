@@ -13,7 +13,7 @@ import troika.tensor.DType;
 /// @param data text to train on: files, folders, globs, `jdk` or `synthetic`
 /// @param tokenizer a tokenizer.json, or `byte`
 /// @param configFile DeepSpeed's JSON file, already resolved into these options; null: none
-/// @param devices such as `cpu:3`, three ranks, or `cuda:0`
+/// @param devices such as `cpu:3`, three ranks, or `cuda:0,1,2`
 /// @param dtype of weights and activations in compute: F32, BF16 or F16; masters are F32
 /// @param optimizerStates dtype of AdamW's moments: F32, or BF16, rounded stochastically
 /// @param lossScaling of fp16; otherwise none
@@ -35,7 +35,7 @@ import troika.tensor.DType;
 /// @param minLearningRate where falling schedules end
 /// @param scheduleSteps where falling schedules end, in steps; 0: with the run
 /// @param maxGradNorm gradients are scaled down to this global norm; 0: never
-/// @param zeroStage 0: nothing, 1: optimizer states, 2: gradients too are sharded over the ranks
+/// @param sharing how ranks share the work
 /// @param recompute activations that backward computes again
 /// @param evalData text to evaluate on, as `data`; empty: none
 /// @param evalSteps steps between evaluations; 0: only at the end
@@ -75,7 +75,7 @@ public record TrainingOptions(
         double minLearningRate,
         long scheduleSteps,
         double maxGradNorm,
-        int zeroStage,
+        Sharing sharing,
         Recompute recompute,
         List<String> evalData,
         long evalSteps,
@@ -99,9 +99,9 @@ public record TrainingOptions(
         return new TrainingOptionsBuilder();
     }
 
-    /// Number of ranks, all data parallel.
+    /// Number of ranks.
     public int ranks() {
-        return batch.ranks();
+        return sharing.layout().worldSize();
     }
 
     /// The learning rates of a run of `totalSteps` steps.

@@ -4,10 +4,12 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
+import troika.plan.Layout;
+import troika.plan.PipelineSchedule;
 import troika.tensor.DType;
 
 /// Collects what a user says about a run; what is not said comes from DeepSpeed's file, or is a default.
-public final class TrainingOptionsBuilder {
+public final class TrainingOptionsBuilder implements Cloneable {
     @Nullable
     String model;
 
@@ -84,6 +86,33 @@ public final class TrainingOptionsBuilder {
     Integer zeroStage;
 
     @Nullable
+    Integer tensorParallel;
+
+    @Nullable
+    Integer pipelineParallel;
+
+    @Nullable
+    Layout layout;
+
+    @Nullable
+    List<Double> shares;
+
+    @Nullable
+    PipelineSchedule pipelineSchedule;
+
+    @Nullable
+    Integer pipelineChunks;
+
+    @Nullable
+    Boolean sequenceParallel;
+
+    @Nullable
+    DType communicationDtype;
+
+    @Nullable
+    Boolean overlap;
+
+    @Nullable
     Recompute recompute;
 
     @Nullable
@@ -126,6 +155,33 @@ public final class TrainingOptionsBuilder {
 
     TrainingOptionsBuilder() {}
 
+    /// What has been said so far, to say more of.
+    public TrainingOptionsBuilder copy() {
+        try {
+            return (TrainingOptionsBuilder) clone();
+        } catch (CloneNotSupportedException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    /// Leaves what a comparison of layouts needs: 20 steps where nothing else is said, and only the final weights,
+    /// in fp32.
+    public TrainingOptionsBuilder forComparison() {
+        maxSteps = maxSteps == null ? (Long) 20L : maxSteps;
+        saveStrategy = SaveStrategy.NO;
+        saveDtype = DType.F32;
+        evalData = List.of();
+        resume = null;
+        return this;
+    }
+
+    /// Sequences of a step, whatever the arguments make of a microbatch's.
+    public TrainingOptionsBuilder sameBatch(int sequences) {
+        trainBatchSize = sequences;
+        microBatchSize = null;
+        return this;
+    }
+
     /// Merges these values with DeepSpeed's file, solves the batch equation and fills in defaults. Throws
     /// [troika.tensor.UserException] where values are out of range, contradict each other or the file, or
     /// where this build cannot honour the file: one sentence a line.
@@ -163,8 +219,8 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// `auto`, `cpu:N` for N ranks, or a card such as `cuda:0` (default auto: the first card where there is one that
-    /// can be used, else cpu:1).
+    /// `auto`, `cpu:N` for N ranks, or a card for each rank, such as `cuda:0`, `cuda:0,1,2` or `cuda:0,0,0` (default
+    /// auto: the first card, or as many as the layout has ranks, where they can be used, else so many CPU ranks).
     public TrainingOptionsBuilder devices(String devices) {
         this.devices = devices;
         return this;
@@ -206,7 +262,7 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// Ranks, as users of DeepSpeed say it: 1 is `devices` of auto, more are so many CPU ranks where there is no card.
+    /// Ranks, as users of DeepSpeed say it: the first so many cards, or CPU ranks where there is no card.
     public TrainingOptionsBuilder numGpus(int numGpus) {
         this.numGpus = numGpus;
         return this;
@@ -278,9 +334,64 @@ public final class TrainingOptionsBuilder {
         return this;
     }
 
-    /// 0: nothing, 1: optimizer states, 2: gradients too are sharded over the ranks (default 1).
+    /// 0: nothing, 1: optimizer states, 2: gradients too, 3: weights too are sharded over the data-parallel ranks
+    /// (default 1).
     public TrainingOptionsBuilder zeroStage(int zeroStage) {
         this.zeroStage = zeroStage;
+        return this;
+    }
+
+    /// Ranks that share each layer (default 1); data parallelism takes what pipeline stages leave.
+    public TrainingOptionsBuilder tensorParallel(int tensorParallel) {
+        this.tensorParallel = tensorParallel;
+        return this;
+    }
+
+    /// Stages that share the layers (default 1).
+    public TrainingOptionsBuilder pipelineParallel(int pipelineParallel) {
+        this.pipelineParallel = pipelineParallel;
+        return this;
+    }
+
+    /// Stages with their own ranks, instead of `tensorParallel` and `pipelineParallel`.
+    public TrainingOptionsBuilder layout(Layout layout) {
+        this.layout = layout;
+        return this;
+    }
+
+    /// A weight for each rank, by which work is shared (default all 1).
+    public TrainingOptionsBuilder shares(List<Double> shares) {
+        this.shares = List.copyOf(shares);
+        return this;
+    }
+
+    /// The order in which stages run their microbatches (default 1f1b; interleaved where there are chunks).
+    public TrainingOptionsBuilder pipelineSchedule(PipelineSchedule pipelineSchedule) {
+        this.pipelineSchedule = pipelineSchedule;
+        return this;
+    }
+
+    /// Runs of layers that each stage holds (default 1; 2 with the interleaved schedule).
+    public TrainingOptionsBuilder pipelineChunks(int pipelineChunks) {
+        this.pipelineChunks = pipelineChunks;
+        return this;
+    }
+
+    /// Whether tensor-parallel ranks share the tokens between their products (default false).
+    public TrainingOptionsBuilder sequenceParallel(boolean sequenceParallel) {
+        this.sequenceParallel = sequenceParallel;
+        return this;
+    }
+
+    /// Of gradients on their way between ranks: F32, BF16 or F16 (default fp32).
+    public TrainingOptionsBuilder communicationDtype(DType communicationDtype) {
+        this.communicationDtype = communicationDtype;
+        return this;
+    }
+
+    /// Whether communication goes on beside computation (default true).
+    public TrainingOptionsBuilder overlap(boolean overlap) {
+        this.overlap = overlap;
         return this;
     }
 

@@ -49,9 +49,13 @@ class DevicesTest {
         "cpu:03, 0, cpu:3, 3",
         "cuda, 1, cuda:0, 1",
         "cuda:1, 0, cuda:1, 1",
+        "'cuda:0,1,2', 0, 'cuda:0,1,2', 3",
+        "'cuda:0,0,0', 1, 'cuda:0,0,0', 3",
+        "cuda:0-2, 3, 'cuda:0,1,2', 3",
+        "'cuda:1,00-2', 3, 'cuda:1,0,1,2', 4",
     })
     void whatIsNamed(String text, int cards, String devices, int ranks) {
-        Devices named = Devices.of(text, machine(new Presence(cards, "")), notices::add);
+        Devices named = Devices.of(text, 1, machine(new Presence(cards, "")), notices::add);
         assertThat(named.toString()).isEqualTo(devices);
         assertThat(named.ranks()).isEqualTo(ranks);
         assertThat(notices).isEmpty();
@@ -59,7 +63,8 @@ class DevicesTest {
 
     @Test
     void autoSaysWhyACardIsNotUsed() {
-        Devices named = Devices.of("auto", machine(new Presence(0, "There is no cuBLASLt: install it.")), notices::add);
+        Devices named =
+                Devices.of("auto", 1, machine(new Presence(0, "There is no cuBLASLt: install it.")), notices::add);
         assertThat(named.toString()).isEqualTo("cpu:1");
         assertThat(notices)
                 .containsExactly(
@@ -68,7 +73,8 @@ class DevicesTest {
 
     @ParameterizedTest
     @CsvSource({
-        "'cuda:0,1', several cards",
+        "'cuda:0,,1', does not name a card",
+        "cuda:2-0, which is no range",
         "cuda:, does not name a card",
         "cuda:x, does not name a card",
         "cuda:-1, does not name a card",
@@ -80,10 +86,10 @@ class DevicesTest {
         "auto:1, a kind of device that Troika does not have",
     })
     void whatIsNotUnderstoodIsRefusedInOneSentence(String text, String part) {
-        assertThatThrownBy(() -> Devices.of(text, machine(new Presence(1, "")), notices::add))
+        assertThatThrownBy(() -> Devices.of(text, 1, machine(new Presence(1, "")), notices::add))
                 .isInstanceOf(UserException.class)
                 .message()
-                .startsWith("--devices " + text + " ")
+                .startsWith("--devices " + text)
                 .contains(part)
                 .endsWith(".");
     }
@@ -92,15 +98,45 @@ class DevicesTest {
     void numGpusIsACardOrCpuRanks() {
         List<DeviceProvider> cards = machine(new Presence(2, ""));
         List<DeviceProvider> none = machine(Presence.NONE);
-        assertThat(Devices.counted(1, cards, notices::add).toString()).isEqualTo("cuda:0");
-        assertThat(Devices.counted(1, none, notices::add).toString()).isEqualTo("cpu:1");
-        assertThat(Devices.counted(3, none, notices::add).toString()).isEqualTo("cpu:3");
+        assertThat(counted(1, cards)).isEqualTo("cuda:0");
+        assertThat(counted(2, cards)).isEqualTo("cuda:0,1");
+        assertThat(counted(1, none)).isEqualTo("cpu:1");
+        assertThat(counted(3, none)).isEqualTo("cpu:3");
         assertThat(notices).isEmpty();
         List<DeviceProvider> broken = machine(new Presence(0, "It lacks a library."));
-        assertThat(Devices.counted(3, broken, notices::add).toString()).isEqualTo("cpu:3");
+        assertThat(counted(3, broken)).isEqualTo("cpu:3");
         assertThat(notices).containsExactly("Going on with cpu:3, since the card cannot be used: It lacks a library.");
-        assertThatThrownBy(() -> Devices.counted(3, cards, notices::add))
+        assertThatThrownBy(() -> counted(3, cards))
                 .isInstanceOf(UserException.class)
-                .hasMessageContaining("--num-gpus 3 asks for several cards");
+                .hasMessage("--num-gpus asks for 3 cards, and there are 2: several ranks may share a card, as in"
+                        + " --devices cuda:0,1,0, or run on the CPU with --devices cpu:3.");
+    }
+
+    private String counted(int ranks, List<DeviceProvider> providers) {
+        return Devices.counted(ranks, "--num-gpus", providers, notices::add).toString();
+    }
+
+    /// `auto` for a layout of more than one rank.
+    @Test
+    void autoIsForAsManyRanksAsTheLayoutHas() {
+        assertThat(Devices.of("auto", 3, machine(new Presence(4, "")), notices::add)
+                        .toString())
+                .isEqualTo("cuda:0,1,2");
+        assertThat(Devices.of("auto", 3, machine(Presence.NONE), notices::add).toString())
+                .isEqualTo("cpu:3");
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "cpu:2, 5, cpu:5",
+        "cuda:1, 3, 'cuda:1,1,1'",
+        "'cuda:0,1,2', 2, 'cuda:0,1'",
+        "'cuda:0,1', 3, 'cuda:0,1,0'"
+    })
+    void otherNumbersOfRanksUseTheSameDevices(String text, int ranks, String expected) {
+        assertThat(Devices.of(text, 1, machine(Presence.NONE), notices::add)
+                        .withRanks(ranks)
+                        .toString())
+                .isEqualTo(expected);
     }
 }

@@ -102,7 +102,7 @@ class ResolutionTest {
         refused(
                 run().numGpus(3).trainBatchSize(16).microBatchSize(4).gradientAccumulationSteps(2),
                 "--train-batch-size 16 contradicts --per-device-train-batch-size 4"
-                        + " × --gradient-accumulation-steps 2 × 3 ranks = 24");
+                        + " × --gradient-accumulation-steps 2 × 3 data-parallel ranks = 24");
         refused(run().devices("cpu:3").trainBatchSize(2), "2 is fewer sequences than the 3 microbatches");
         refused(run().microBatchSize(1 << 20).gradientAccumulationSteps(1 << 20), "more than Troika's limit");
         refused(run().devices("cpu:2").numGpus(3), "--num-gpus 3 contradicts --devices cpu:2");
@@ -122,8 +122,8 @@ class ResolutionTest {
         assertThatThrownBy(builder::build)
                 .isInstanceOf(UserException.class)
                 .message()
-                .satisfies(message -> assertThat(message.lines()).hasSize(7))
-                .contains("12 contradicts --per-device-train-batch-size 4", "= 96", "zero_optimization.stage is 3");
+                .satisfies(message -> assertThat(message.lines()).hasSize(6))
+                .contains("12 contradicts --per-device-train-batch-size 4", "= 96", "offload_param.device is");
     }
 
     @Test
@@ -227,7 +227,7 @@ class ResolutionTest {
         refused(run().learningRate(-1), "--learning-rate must be above 0, and is -1");
         refused(run().learningRate(Double.NaN), "--learning-rate");
         refused(run().adamBeta2(1), "--adam-beta2 must be at least 0 and below 1, and is 1");
-        refused(run().zeroStage(3), "--zero-stage must be from 0 to 2, and is 3");
+        refused(run().zeroStage(4), "--zero-stage must be from 0 to 3, and is 4");
         refused(run().sequenceLength(1), "--sequence-length");
         refused(run().maxSteps(-2), "--max-steps must be at least 0, and is -2");
         refused(run().devices("tpu:3"), "tpu:3");
