@@ -349,7 +349,7 @@ class CudaGroupTest {
                         group.communicators.get(rank).allReduce(first, a);
                         if (round == 24) {
                             // So that the lane is still at work when the next collective comes on another.
-                            group.delay(rank, second, 20);
+                            group.delay(rank, second, 400);
                         }
                         others.get(rank).allReduce(round < 25 ? second : third, b);
                         // Before the sums of sums are no longer exact.
