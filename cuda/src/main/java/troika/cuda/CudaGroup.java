@@ -200,7 +200,9 @@ final class CudaGroup {
                 // The peer has read this rank's summands of the part too.
                 Driver.streamWaitEvent(on.handle(), peer.summed);
                 long at = starts[peer.rank] * dtype.bytes();
-                copy(on, address + at, published(peer).address + at, published(peer).part * dtype.bytes());
+                long bytes = published(peer).part * dtype.bytes();
+                copy(on, address + at, published(peer).address + at, bytes);
+                received.addAndGet(bytes);
             }
             leave(on, call);
         }

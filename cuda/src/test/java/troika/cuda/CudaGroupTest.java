@@ -347,7 +347,11 @@ class CudaGroupTest {
                     for (int round = 0; round < rounds; round++) {
                         group.delay(rank, first, (round + rank) % 3);
                         group.communicators.get(rank).allReduce(first, a);
-                        others.get(rank).allReduce(round < rounds / 2 ? second : third, b);
+                        if (round == 24) {
+                            // So that the lane is still at work when the next collective comes on another.
+                            group.delay(rank, second, 400);
+                        }
+                        others.get(rank).allReduce(round < 25 ? second : third, b);
                         // Before the sums of sums are no longer exact.
                         if (round % 10 == 9 && round != rounds - 1) {
                             for (CudaStream stream : List.of(first, second, third)) {
@@ -392,6 +396,10 @@ class CudaGroupTest {
                     assertThat(communicator.bytesReceived()).isEqualTo(4 * (150 + parts[rank]));
                     communicator.allReduce(lane, full);
                     assertThat(communicator.bytesReceived()).isEqualTo(4 * (450 + parts[rank]));
+                    long before = communicator.bytesReceived();
+                    // A third of the summands of two ranks, and two thirds of the sums.
+                    communicator.allReduce(lane, CardGroup.tensor(memory, 0, DType.F32, 192_000));
+                    assertThat(communicator.bytesReceived() - before).isEqualTo(4 * 4 * 64_000);
                     lane.synchronize();
                 }
             });
