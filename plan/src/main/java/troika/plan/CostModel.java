@@ -12,7 +12,7 @@ import troika.tensor.Shape;
 public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPerSecond, Transport transport) {
     /// How bytes get from card to card.
     public enum Transport {
-        /// Up to the host's memory, then down: each byte passes that memory twice.
+        /// Up to the host's memory and, piece by piece behind it, down: each byte passes that memory twice.
         STAGED,
         /// From the sender's link to the receiver's.
         PEER

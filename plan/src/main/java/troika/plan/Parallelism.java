@@ -25,7 +25,7 @@ public record Parallelism(
         int prefetch,
         boolean gatherOnce) {
     /// Blocks whose weights are under way while another computes.
-    public static final int PREFETCH = 1;
+    public static final int PREFETCH = 3;
 
     /// Data parallelism with a ZeRO stage, and the defaults of everything else.
     public static Parallelism zero(int stage) {
