@@ -34,8 +34,8 @@ class OverlapTest {
                 OptionalInt.empty(),
                 OptionalInt.empty(),
                 "bfloat16");
-        Parallelism parallelism = new Parallelism(
-                3, PipelineSchedule.ONE_F_ONE_B, 1, false, travelling, true, prefetch, false);
+        Parallelism parallelism =
+                new Parallelism(3, PipelineSchedule.ONE_F_ONE_B, 1, false, travelling, true, prefetch, false);
         PlanOptions options = new PlanOptions(
                 DType.BF16,
                 2048,
@@ -75,7 +75,8 @@ class OverlapTest {
 
     /// Prints the table of BENCHMARKS.md.
     public static void main(String[] arguments) {
-        System.out.println("| host memory GB/s | lanes | microbatches a rank | gradients travel in | step s | hidden % |");
+        System.out.println(
+                "| host memory GB/s | lanes | microbatches a rank | gradients travel in | step s | hidden % |");
         System.out.println("| --- | --- | --- | --- | --- | --- |");
         for (double memory : new double[] {WORKSTATION_MEMORY, 55e9}) {
             for (List<Integer> lanes : List.of(List.of(16, 16, 16), List.of(8, 8, 4))) {
