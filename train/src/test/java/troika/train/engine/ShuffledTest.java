@@ -15,6 +15,9 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 import troika.comm.Communicators;
 import troika.plan.Instruction;
+import troika.plan.Layout;
+import troika.plan.Parallelism;
+import troika.plan.PipelineSchedule;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
@@ -55,7 +58,20 @@ class ShuffledTest {
         jobs.add(job.of(DType.BF16).ranks(3).zero(2).accumulate(3));
         // More microbatches than sequences: some ranks have nothing to compute and still take part.
         jobs.add(job.ranks(3).zero(2).accumulate(2).batch(5));
+        for (int prefetch = 1; prefetch <= 3; prefetch += 2) {
+            jobs.add(job.ranks(3).accumulate(2).with(policies(3, PipelineSchedule.ONE_F_ONE_B, 1, prefetch)));
+        }
+        jobs.add(job.in(Layout.parse("0,1:dp2 | 2")).zero(3).accumulate(2));
+        jobs.add(job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2).of(DType.BF16));
+        jobs.add(job.in(Layout.grid(1, 3, 1)));
+        TinyRun.Job pipeline = job.in(Layout.grid(1, 1, 2)).accumulate(4);
+        jobs.add(pipeline.with(policies(0, PipelineSchedule.ZERO_BUBBLE, 1, 1)));
+        jobs.add(pipeline.of(TinyRun.config(job.config(), 4)).with(policies(3, PipelineSchedule.INTERLEAVED, 2, 1)));
         return jobs;
+    }
+
+    private static Parallelism policies(int zero, PipelineSchedule schedule, int chunks, int prefetch) {
+        return new Parallelism(zero, schedule, chunks, false, DType.F32, true, prefetch, false);
     }
 
     private static TinyRun.Job small() {
