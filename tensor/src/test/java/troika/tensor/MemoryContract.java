@@ -82,7 +82,8 @@ interface MemoryContract extends FixtureHolder {
         fixture().write(x, values);
         fixture().write(into, others);
         // Rounded to fp32 and from there to the dtype; that the sum is one of doubles does not change it.
-        fixture().write(expected, KernelsFixture.sum(fixture().read(x), fixture().read(into)));
+        fixture()
+                .write(expected, KernelsFixture.sum(fixture().read(x), fixture().read(into)));
 
         fixture().run((kernels, stream) -> kernels.add(stream, x, into));
 

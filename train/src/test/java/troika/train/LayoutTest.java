@@ -18,7 +18,8 @@ import troika.train.config.Recompute;
 class LayoutTest {
     private static final int STEPS = 20;
     private static final TinyRun.Outcome ONE_RANK = TinyRun.run(TinyRun.job(), STEPS);
-    private static final TinyRun.Outcome ONE_RANK_BF16 = TinyRun.run(TinyRun.job().of(DType.BF16), STEPS);
+    private static final TinyRun.Outcome ONE_RANK_BF16 =
+            TinyRun.run(TinyRun.job().of(DType.BF16), STEPS);
     private static final TinyRun.Outcome ONE_RANK_TIED = TinyRun.run(tied(), STEPS);
 
     static List<TinyRun.Job> layouts() {

@@ -64,8 +64,7 @@ class DelaysTest {
         for (int repetition = 0; repetition < repetitions; repetition++) {
             boolean overlap = repetition % 2 == 0;
             int prefetch = repetition / 2 % 2 == 0 ? 1 : 3;
-            TinyRun.Job other =
-                    job.with(policies(own.zeroStage(), own.schedule(), own.chunks(), overlap, prefetch));
+            TinyRun.Job other = job.with(policies(own.zeroStage(), own.schedule(), own.chunks(), overlap, prefetch));
             TinyRun.Outcome delayed = delayed(other, repetition + 1);
             String what = "repetition " + repetition + ", " + other;
             assertThat(delayed.losses()).as(what).isEqualTo(expected.losses());

@@ -12,6 +12,7 @@ import java.util.Objects;
 import java.util.Random;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
 import org.jspecify.annotations.Nullable;
 import troika.plan.Instruction;
 import troika.plan.Lane;
@@ -79,7 +80,7 @@ final class Shuffled {
         int started = 0;
         Map<Instruction, Integer> choices = new HashMap<>();
         while (true) {
-            finishEnded(false);
+            finishEnded(ended.poll());
             choices.clear();
             lanes.forEach((lane, own) -> {
                 int count = ran.getOrDefault(lane, 0);
@@ -96,8 +97,7 @@ final class Shuffled {
                             || done.get(started - 2).cardinality()
                                     == program.instructions().size());
             boolean onlyDelayed = choices.keySet().stream().allMatch(i -> i.id() == delayed);
-            if (onlyDelayed && !canStart && !running.isEmpty()) {
-                finishEnded(true);
+            if (onlyDelayed && !canStart && !running.isEmpty() && awaitEnded(choices.isEmpty())) {
                 continue;
             }
             if (choices.isEmpty() && !canStart) {
@@ -167,19 +167,26 @@ final class Shuffled {
         });
     }
 
-    /// Notes what other threads have ended.
-    /// @param wait until there is something
-    private void finishEnded(boolean wait) {
+    /// Waits for what other threads are about.
+    /// @param only whether there is nothing else to do; else not for long: it may be a peer that waits for the
+    /// delayed instruction
+    private boolean awaitEnded(boolean only) {
         try {
-            for (Ended end = wait ? ended.take() : ended.poll(); end != null; end = ended.poll()) {
-                if (end.failure() != null) {
-                    throw new IllegalStateException(end.failure());
-                }
-                Started started = Objects.requireNonNull(running.remove(end.lane()));
-                finish(started.instruction(), started.step());
-            }
+            @Nullable Ended end = only ? ended.take() : ended.poll(200, TimeUnit.MILLISECONDS);
+            finishEnded(end);
+            return end != null;
         } catch (InterruptedException e) {
             throw new IllegalStateException(e);
+        }
+    }
+
+    private void finishEnded(@Nullable Ended first) {
+        for (@Nullable Ended end = first; end != null; end = ended.poll()) {
+            if (end.failure() != null) {
+                throw new IllegalStateException(end.failure());
+            }
+            Started started = Objects.requireNonNull(running.remove(end.lane()));
+            finish(started.instruction(), started.step());
         }
     }
 

@@ -5,9 +5,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.atomic.AtomicReference;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
@@ -78,26 +80,37 @@ class ShuffledTest {
         return TinyRun.job().batch(6);
     }
 
+    /// No pipelines: a transfer there also waits for all that its peer waits for, which may be this rank.
+    static List<TinyRun.Job> fewRanks() {
+        return List.of(small().ranks(2).zero(1), small().ranks(2).zero(3), small().in(Layout.grid(1, 2, 1)));
+    }
+
     @ParameterizedTest
     @MethodSource("jobs")
     void anyAllowedOrderGivesTheSameBits(TinyRun.Job job) {
         Reference reference = reference(job);
         int outOfOrder = 0;
-        for (long seed = 1; seed <= 4; seed++) {
+        for (long seed = 1; seed <= 3; seed++) {
             Outcome outcome = shuffled(reference.program(), reference, seed, -1);
             assertThat(outcome.difference()).as("seed " + seed).isEmpty();
             outOfOrder += outcome.outOfOrder();
         }
-        assertThat(outOfOrder).isGreaterThan(10);
+        // One rank has little to choose from.
+        assertThat(outOfOrder).isGreaterThan(job.ranks() == 1 ? 0 : 10);
     }
 
     /// Without its dependencies a program is wrong in every order that is drawn.
     @Test
     void withoutDependenciesTheBitsDiffer() {
-        for (TinyRun.Job job : List.of(small().ranks(2).zero(1).accumulate(2), small())) {
+        for (TinyRun.Job job : List.of(
+                small(),
+                small().ranks(2).zero(1).accumulate(2),
+                small().ranks(2).zero(3),
+                small().in(Layout.grid(1, 2, 1)),
+                small().in(Layout.grid(1, 1, 2)).accumulate(2))) {
             Reference reference = reference(job);
             StepProgram bare = change(reference.program(), i -> with(i, List.of(), List.of()));
-            for (long seed = 1; seed <= 4; seed++) {
+            for (long seed = 1; seed <= 2; seed++) {
                 assertThat(shuffled(bare, reference, seed, -1).difference()).isPresent();
             }
         }
@@ -106,18 +119,19 @@ class ShuffledTest {
     /// Each dependency that others do not imply is needed: where it is missing, an order that delays the
     /// instruction
     /// waited for shows it.
-    @Test
-    void everyMissingDependencyShows() {
-        TinyRun.Job job = small().ranks(2).zero(1);
+    @ParameterizedTest
+    @MethodSource("fewRanks")
+    void everyMissingDependencyShows(TinyRun.Job job) {
         Reference reference = reference(job);
         List<String> unseen = new ArrayList<>();
+        Set<Integer> sound = new HashSet<>();
         int tried = 0;
         RankProgram first = reference.program().ranks().getFirst();
         for (Instruction instruction : first.instructions()) {
             for (int previous = 0; previous < 2; previous++) {
                 for (int needed : previous == 1 ? instruction.afterPrevious() : instruction.after()) {
                     boolean fromPrevious = previous == 1;
-                    StepProgram mutant = change(
+                    StepProgram mutant = changeFirst(
                             reference.program(),
                             i -> i.id() != instruction.id()
                                     ? i
@@ -129,9 +143,11 @@ class ShuffledTest {
                         continue;
                     }
                     tried++;
-                    assertThat(shuffled(reference.program(), reference, 1, needed)
-                                    .difference())
-                            .isEmpty();
+                    if (sound.add(needed)) {
+                        assertThat(shuffled(reference.program(), reference, 1, needed)
+                                        .difference())
+                                .isEmpty();
+                    }
                     if (shuffled(mutant, reference, 1, needed).difference().isEmpty()) {
                         unseen.add(instruction
                                 + (fromPrevious ? " after the previous " : " after ")
@@ -172,6 +188,13 @@ class ShuffledTest {
 
     private interface Change {
         Instruction of(Instruction instruction);
+    }
+
+    /// Changes the first rank's program.
+    private static StepProgram changeFirst(StepProgram program, Change change) {
+        List<RankProgram> ranks = new ArrayList<>(program.ranks());
+        ranks.set(0, change(program, change).ranks().getFirst());
+        return new StepProgram(program.name(), program.blocks(), ranks);
     }
 
     private static StepProgram change(StepProgram program, Change change) {
@@ -262,7 +285,11 @@ class ShuffledTest {
         try {
             for (int rank = 0; rank < ranks; rank++) {
                 executors.add(new Shuffled(
-                        program.ranks().get(rank), devices.get(rank), groups.of(0, rank), 31 * seed + rank, delayed));
+                        program.ranks().get(rank),
+                        devices.get(rank),
+                        groups.of(0, rank),
+                        31 * seed + rank,
+                        rank == 0 ? delayed : -1));
                 int own = rank;
                 threads.add(Thread.ofPlatform().daemon().start(() -> {
                     try {
