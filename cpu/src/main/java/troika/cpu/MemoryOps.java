@@ -6,6 +6,7 @@ import static troika.ffi.NativeMemory.ALL;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.function.IntConsumer;
+import jdk.incubator.vector.FloatVector;
 import troika.tensor.Tensor;
 
 /// See [troika.tensor.Kernels#zero], [troika.tensor.Kernels#copy] and [troika.tensor.Kernels#add].
@@ -51,32 +52,61 @@ final class MemoryOps {
     }
 
     static Runnable add(Workers workers, Tensor x, Tensor into) {
-        Tasks.requireF32(x, "x");
-        Tasks.requireF32(into, "into");
+        Chunk chunk = switch (into.dtype()) {
+            case F32 -> MemoryOps::add;
+            case BF16 -> MemoryOps::addBf16;
+            case F16 -> MemoryOps::addHalf;
+            case I32 -> throw new IllegalArgumentException("no sum of I32");
+        };
         long source = x.address();
         long target = into.address();
         long n = into.elements();
-        int each = (int) CHUNK_BYTES / 4;
+        int bytes = into.dtype().bytes();
+        int each = (int) CHUNK_BYTES / bytes;
         int tasks = Tasks.count(n, each);
-        IntConsumer task = chunk -> {
-            long from = (long) chunk * each;
-            add(source + 4 * from, target + 4 * from, (int) Math.min(each, n - from));
+        IntConsumer task = i -> {
+            long from = (long) i * each;
+            chunk.add(source + bytes * from, target + bytes * from, (int) Math.min(each, n - from));
         };
         return () -> workers.parallel(tasks, task);
+    }
+
+    /// into += x for `n` elements at addresses.
+    private interface Chunk {
+        void add(long x, long into, int n);
     }
 
     /// into += x for `n` floats, from this thread.
     static void add(long x, long into, int n) {
         int i = 0;
         for (; i <= n - LANES; i += LANES) {
-            addVector(x + 4L * i, into + 4L * i, LANES);
+            addVector(false, x, into, i, LANES);
         }
         if (i < n) {
-            addVector(x + 4L * i, into + 4L * i, n - i);
+            addVector(false, x, into, i, n - i);
         }
     }
 
-    private static void addVector(long x, long into, int count) {
-        Vectors.storeF32(into, count, Vectors.loadF32(into, count).add(Vectors.loadF32(x, count)));
+    private static void addBf16(long x, long into, int n) {
+        int i = 0;
+        for (; i <= n - LANES; i += LANES) {
+            addVector(true, x, into, i, LANES);
+        }
+        if (i < n) {
+            addVector(true, x, into, i, n - i);
+        }
+    }
+
+    private static void addVector(boolean bf16, long x, long into, int i, int count) {
+        FloatVector sum = Vectors.load(bf16, into, i, count).add(Vectors.load(bf16, x, i, count));
+        Vectors.storeResult(bf16, into, i, count, sum);
+    }
+
+    private static void addHalf(long x, long into, int n) {
+        for (int i = 0; i < n; i++) {
+            float sum = Float.float16ToFloat(ALL.get(ValueLayout.JAVA_SHORT, into + 2L * i))
+                    + Float.float16ToFloat(ALL.get(ValueLayout.JAVA_SHORT, x + 2L * i));
+            ALL.set(ValueLayout.JAVA_SHORT, into + 2L * i, Float.floatToFloat16(sum));
+        }
     }
 }

@@ -13,7 +13,6 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.AttentionShape;
-import troika.tensor.DType;
 import troika.tensor.KernelArguments;
 import troika.tensor.Kernels;
 import troika.tensor.Stream;
@@ -472,10 +471,10 @@ final class CudaKernels implements Kernels, AutoCloseable {
             return;
         }
         boolean vectors = vectors(0, x, into);
-        function("elementwise", "add_" + suffix(DType.F32, vectors))
+        function("elementwise", "add_" + suffix(into.dtype(), vectors))
                 .launch(
                         (CudaStream) stream,
-                        Math.ceilDiv(x.elements(), (vectors ? 16L : 4L) * BLOCK),
+                        Math.ceilDiv(x.elements(), 4L * packElements(into.dtype(), vectors) * BLOCK),
                         BLOCK,
                         0,
                         x.address(),

@@ -189,13 +189,13 @@ __device__ __forceinline__ void rope(
 FOR_DTYPES(ROPE)
 
 // into += x; `n` elements, of which the last few that fill no pack go to the last block.
-template <int N>
-__device__ __forceinline__ void add(const float* __restrict__ x, float* __restrict__ into, long long n) {
+template <typename T, int N>
+__device__ __forceinline__ void add(const T* __restrict__ x, T* __restrict__ into, long long n) {
     constexpr int EACH = 4;
     long long packs = n / N;
     long long start = (long long)blockIdx.x * (EACH * blockDim.x) + threadIdx.x;
-    Pack<float, N> a[EACH];
-    Pack<float, N> b[EACH];
+    Pack<T, N> a[EACH];
+    Pack<T, N> b[EACH];
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
         long long at = start + k * blockDim.x;
@@ -221,17 +221,15 @@ __device__ __forceinline__ void add(const float* __restrict__ x, float* __restri
     }
     long long last = packs * N + threadIdx.x;
     if (blockIdx.x == gridDim.x - 1 && last < n) {
-        into[last] += x[last];
+        into[last] = from_float<T>(to_float(into[last]) + to_float(x[last]));
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) add_f32(const float* x, float* into, long long n) {
-    add<4>(x, into, n);
-}
-
-extern "C" __global__ void __launch_bounds__(256) add_f32_any(const float* x, float* into, long long n) {
-    add<1>(x, into, n);
-}
+#define ADD(SUFFIX, T, N) \
+    extern "C" __global__ void __launch_bounds__(256) add_##SUFFIX(const T* x, T* into, long long n) { \
+        add<T, N>(x, into, n); \
+    }
+FOR_DTYPES(ADD)
 
 // to = from, rounded where it has fewer bits. Packs are of as many elements of both, so that one side takes several
 // loads or stores of 16 bytes; the last few elements that fill no pack go to the last block.

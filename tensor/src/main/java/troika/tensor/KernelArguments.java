@@ -276,7 +276,7 @@ public final class KernelArguments {
 
     public static void add(Tensor x, Tensor into) {
         Check check = new Check("add").and("x", x).and("into", into);
-        check.floats(x, into);
+        check.compute(x, into);
         check.that(x.elements() == into.elements(), "numbers of elements are the same");
     }
 

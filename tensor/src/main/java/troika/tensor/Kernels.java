@@ -269,8 +269,9 @@ public interface Kernels {
     /// @param to F32, BF16 or F16 `[n]`
     void cast(Stream stream, Tensor from, Tensor to);
 
-    /// into += x.
-    /// @param x F32 `[n]`
-    /// @param into F32 `[n]`
+    /// into += x, in fp32, rounded to nearest, ties to even.
+    ///
+    /// @param x F32, BF16 or F16 `[n]`
+    /// @param into `[n]`, of the dtype of x
     void add(Stream stream, Tensor x, Tensor into);
 }

@@ -6,7 +6,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
-import org.junit.jupiter.params.provider.ValueSource;
 
 /// Zeroing, copies and sums; and tensors without rows.
 interface MemoryContract extends FixtureHolder {
@@ -49,27 +48,48 @@ interface MemoryContract extends FixtureHolder {
     }
 
     @ParameterizedTest
-    @ValueSource(ints = {1, 37, 300007})
-    default void add(int n) {
-        Tensor x = fixture().normal(DType.F32, n);
-        Tensor into = fixture().normal(DType.F32, n);
-        double[] expected = KernelsFixture.sum(fixture().read(x), fixture().read(into));
+    @CsvSource({
+        "F32, 1, 0",
+        "F32, 37, 0",
+        "F32, 300007, 0",
+        "F32, 1003, 1",
+        "BF16, 1, 0",
+        "BF16, 37, 0",
+        "BF16, 300007, 0",
+        "BF16, 1003, 1",
+        "F16, 1, 0",
+        "F16, 37, 0",
+        "F16, 300007, 0",
+        "F16, 1003, 1"
+    })
+    default void add(DType dtype, int n, int offset) {
+        for (int i = 0; i < offset; i++) {
+            fixture().misalign(dtype);
+        }
+        double[] values = fixture().gaussians(n, 1);
+        double[] others = fixture().gaussians(n, 1);
+        // Ties of 7 and of 10 bits, to both sides; numbers too small and too large; zeros.
+        double[][] special = {
+            {1, 0x1p-8}, {1, 0x3p-8}, {1, 0x1p-11}, {1, 0x3p-11}, {65504, 15}, {65504, 16}, {3e-8, 3e-8}, {-0.0, 0}
+        };
+        for (int i = 0; i < Math.min(n, special.length); i++) {
+            values[n - 1 - i] = special[i][0];
+            others[n - 1 - i] = special[i][1];
+        }
+        Tensor x = fixture().poisoned(dtype, n);
+        Tensor into = fixture().poisoned(dtype, n);
+        Tensor expected = fixture().poisoned(dtype, n);
+        fixture().write(x, values);
+        fixture().write(into, others);
+        // Rounded to fp32 and from there to the dtype; that the sum is one of doubles does not change it.
+        fixture()
+                .write(expected, KernelsFixture.sum(fixture().read(x), fixture().read(into)));
 
         fixture().run((kernels, stream) -> kernels.add(stream, x, into));
 
-        fixture().assertClose(DType.F32, into, expected);
-    }
-
-    @Test
-    default void addTensorsThatBeginAnywhere() {
-        fixture().misalign(DType.F32);
-        Tensor x = fixture().normal(DType.F32, 1003);
-        Tensor into = fixture().normal(DType.F32, 1003);
-        double[] expected = KernelsFixture.sum(fixture().read(x), fixture().read(into));
-
-        fixture().run((kernels, stream) -> kernels.add(stream, x, into));
-
-        fixture().assertClose(DType.F32, into, expected);
+        assertThat(fixture().bytes(into).mismatch(fixture().bytes(expected)))
+                .as("first byte that is not the rounded sum's")
+                .isEqualTo(-1);
     }
 
     @ParameterizedTest

@@ -18,6 +18,8 @@ import troika.train.config.Recompute;
 class LayoutTest {
     private static final int STEPS = 20;
     private static final TinyRun.Outcome ONE_RANK = TinyRun.run(TinyRun.job(), STEPS);
+    private static final TinyRun.Outcome ONE_RANK_BF16 =
+            TinyRun.run(TinyRun.job().of(DType.BF16), STEPS);
     private static final TinyRun.Outcome ONE_RANK_TIED = TinyRun.run(tied(), STEPS);
 
     static List<TinyRun.Job> layouts() {
@@ -91,6 +93,25 @@ class LayoutTest {
                 job.in(Layout.parse("0,1:tp2 | 2,3,4:tp3")).accumulate(2));
     }
 
+    static List<TinyRun.Job> bf16Layouts() {
+        TinyRun.Job job = TinyRun.job().of(DType.BF16);
+        return List.of(
+                job.ranks(3).zero(3),
+                job.in(Layout.grid(1, 2, 1)),
+                job.in(Layout.grid(1, 3, 1)).with(policies(0, "1f1b", 1, true, true, 1, false)),
+                job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2).with(policies(0, "1f1b", 1, true, true, 1, false)),
+                job.in(Layout.parse("0,1:dp2 | 2")).accumulate(2).zero(3),
+                job.ranks(3).with(communicating(0)),
+                job.ranks(3).with(communicating(1)),
+                job.ranks(3).with(communicating(2)),
+                job.ranks(3).accumulate(2).with(communicating(3)));
+    }
+
+    /// Gradients travel in BF16.
+    private static Parallelism communicating(int zero) {
+        return new Parallelism(zero, PipelineSchedule.ONE_F_ONE_B, 1, false, DType.BF16, true, 1, false);
+    }
+
     private static Parallelism policies(
             int zero, String schedule, int chunks, boolean sequence, boolean overlap, int prefetch, boolean once) {
         return new Parallelism(
@@ -133,6 +154,30 @@ class LayoutTest {
     @MethodSource("tiedLayouts")
     void aTiedHeadAgreesWithOneRank(TinyRun.Job job) {
         check(ONE_RANK_TIED, job);
+    }
+
+    /// Sums are in another order, and are rounded to BF16 elsewhere.
+    @ParameterizedTest
+    @MethodSource("bf16Layouts")
+    void agreesWithOneRankInBf16(TinyRun.Job job) {
+        TinyRun.Outcome outcome = TinyRun.run(job, STEPS);
+        for (int step = 0; step < STEPS; step++) {
+            float expected = ONE_RANK_BF16.losses().get(step);
+            assertThat(outcome.losses().get(step))
+                    .as("loss of step %s", step + 1)
+                    .isCloseTo(expected, within(1e-3f * expected));
+            // Random tokens teach nothing: what went wrong shows here long before it shows in the loss.
+            float norm = ONE_RANK_BF16.norms().get(step);
+            assertThat(outcome.norms().get(step))
+                    .as("norm of step %s", step + 1)
+                    .isCloseTo(norm, within(5e-3f * norm));
+        }
+        for (int weight = 0; weight < outcome.weights().size(); weight++) {
+            assertThat(TinyRun.distance(
+                            ONE_RANK_BF16.weights().get(weight),
+                            outcome.weights().get(weight)))
+                    .isLessThan(5e-3);
+        }
     }
 
     private static void check(TinyRun.Outcome oneRank, TinyRun.Job job) {

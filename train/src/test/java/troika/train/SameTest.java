@@ -14,6 +14,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import troika.model.ModelWeights;
 import troika.tensor.DType;
+import troika.train.config.LayoutWords;
 import troika.train.config.SaveStrategy;
 import troika.train.config.TrainingOptionsBuilder;
 
@@ -39,6 +40,30 @@ class SameTest {
         Runs.train(job("b", dtype, ranks, zero));
         assertThat(Runs.metrics(folder.resolve("a"))).hasSize(STEPS).isEqualTo(Runs.metrics(folder.resolve("b")));
         assertThat(Runs.files(folder.resolve("a/model"))).isEqualTo(Runs.files(folder.resolve("b/model")));
+    }
+
+    /// A run in a layout given as certify takes it.
+    private TrainingOptionsBuilder layout(String output, DType dtype, String layout) throws Exception {
+        TrainingOptionsBuilder run = LayoutWords.apply(layout, job(output, dtype, 1, 0));
+        return run.devices(TestDevices.named(run.build().ranks()));
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = ';',
+            value = {
+                "BF16; dp3 zero3; 3",
+                "F32; tp3; 2",
+                "BF16; 0,1:dp2 | 2 zero3 acc2; 4",
+                "F32; 0,1:tp2 | 2 zero-bubble acc3; 3",
+            })
+    void stoppedAndResumedInALayoutIsTheSame(DType dtype, String layout, long stop) throws Exception {
+        Runs.train(layout("straight", dtype, layout));
+        assertThat(Runs.trainUntil(layout("stopped", dtype, layout), stop).cancelled())
+                .isTrue();
+        Runs.train(layout("stopped", dtype, layout).resume("latest"));
+        assertThat(Runs.metrics(folder.resolve("stopped"))).isEqualTo(Runs.metrics(folder.resolve("straight")));
+        assertThat(Runs.files(folder.resolve("stopped/model"))).isEqualTo(Runs.files(folder.resolve("straight/model")));
     }
 
     @Test
@@ -84,13 +109,24 @@ class SameTest {
         assertThat(Runs.files(folder.resolve("other/model"))).isEqualTo(model);
     }
 
-    /// Ranks and ZeRO stage until the stop, and after it.
+    /// The layout until the stop, and after it.
     @ParameterizedTest
-    @CsvSource({"1,0,2,1", "2,1,3,0", "3,2,1,0", "2,0,2,2", "2,2,2,1"})
-    void resumesInAnotherLayout(int ranks, int zero, int otherRanks, int otherZero) throws Exception {
-        Runs.train(job("straight", DType.F32, ranks, zero));
-        Runs.trainUntil(job("moved", DType.F32, ranks, zero), 3);
-        Runs.train(job("moved", DType.F32, otherRanks, otherZero).resume("latest"));
+    @CsvSource(
+            delimiter = ';',
+            value = {
+                "dp1; dp2 zero1",
+                "dp2 zero1; dp3",
+                "dp3 zero2; dp1",
+                "dp2 zero2; dp2 zero1",
+                "dp3 zero3; 0,1:tp2 | 2 acc2",
+                "0,1:dp2 | 2 acc2; tp3",
+                "tp2 pp2 acc2; dp5 zero3",
+                "0 | 1,2:tp2 sequence-parallel; dp2 shares=1,0.5",
+            })
+    void resumesInAnotherLayout(String layout, String other) throws Exception {
+        Runs.train(layout("straight", DType.F32, layout));
+        Runs.trainUntil(layout("moved", DType.F32, layout), 3);
+        Runs.train(layout("moved", DType.F32, other).resume("latest"));
         List<Double> expected = Runs.losses(folder.resolve("straight"));
         List<Double> losses = Runs.losses(folder.resolve("moved"));
         assertThat(losses).hasSize(STEPS);

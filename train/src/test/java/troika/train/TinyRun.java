@@ -149,7 +149,7 @@ public final class TinyRun {
     }
 
     /// The same with another number of layers.
-    static ModelConfig config(ModelConfig from, int layers) {
+    public static ModelConfig config(ModelConfig from, int layers) {
         return new ModelConfig(
                 from.vocabSize(),
                 from.hiddenSize(),

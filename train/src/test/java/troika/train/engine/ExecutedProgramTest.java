@@ -13,6 +13,9 @@ import org.junit.jupiter.params.provider.MethodSource;
 import troika.graph.Op;
 import troika.plan.Call;
 import troika.plan.Instruction;
+import troika.plan.Layout;
+import troika.plan.Parallelism;
+import troika.plan.PipelineSchedule;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
@@ -33,7 +36,16 @@ class ExecutedProgramTest {
                 job.ranks(2).zero(1).recomputing().of(DType.BF16),
                 job.recomputing(Recompute.ELEMENTWISE),
                 job.ranks(3).zero(2).accumulate(2),
-                job.ranks(3));
+                job.ranks(3),
+                job.ranks(3).zero(3).accumulate(2),
+                job.in(Layout.parse("0,1:dp2 | 2")).zero(3).accumulate(2),
+                job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2).of(DType.BF16),
+                sequence(job.in(Layout.grid(1, 3, 1))),
+                sequence(job.in(Layout.grid(2, 2, 1))).zero(1));
+    }
+
+    private static TinyRun.Job sequence(TinyRun.Job job) {
+        return job.with(new Parallelism(0, PipelineSchedule.ONE_F_ONE_B, 1, true, DType.BF16, true, 1, false));
     }
 
     @ParameterizedTest
@@ -95,27 +107,34 @@ class ExecutedProgramTest {
     }
 
     /// The comparison is worth something: whatever is changed in a program is seen.
-    @Test
-    void everyMutationIsSeen() {
-        TinyRun.Job job = TinyRun.job().ranks(2).zero(1).accumulate(2);
-        List<Device> devices = TinyRun.devices(2);
+    @ParameterizedTest
+    @MethodSource("mutated")
+    void everyMutationIsSeen(TinyRun.Job job) {
+        List<Device> devices = TinyRun.devices(job.ranks());
         TrainingPlan plan = job.plan();
         Random random = new Random(2);
         for (int i = 0; i < 30; i++) {
-            RankProgram own = plan.train().ranks().get(i % 2);
-            Mutant mutant = mutate(own, random, i % 5);
+            int changed = i % job.ranks();
+            Mutant mutant = mutate(plan.train().ranks().get(changed), random, i % 5);
             List<RankProgram> ranks = new ArrayList<>(plan.train().ranks());
-            ranks.set(i % 2, mutant.program());
+            ranks.set(changed, mutant.program());
             StepProgram step = new StepProgram("train", plan.train().blocks(), ranks);
             try (Recorded recorded = new Recorded(devices, plan, List.of(step), false)) {
                 List<List<Recording.Seen>> seen = recorded.execute(0);
-                assertThat(seen.get(i % 2))
-                        .as(mutant.what())
-                        .isNotEqualTo(expected(recorded, plan.train(), i % 2))
-                        .isEqualTo(expected(recorded, step, i % 2));
-                assertThat(seen.get(1 - i % 2)).isEqualTo(expected(recorded, plan.train(), 1 - i % 2));
+                for (int rank = 0; rank < job.ranks(); rank++) {
+                    assertThat(seen.get(rank)).as(mutant.what()).isEqualTo(expected(recorded, step, rank));
+                    List<Recording.Seen> unchanged = expected(recorded, plan.train(), rank);
+                    assertThat(seen.get(rank).equals(unchanged))
+                            .as(mutant.what())
+                            .isEqualTo(rank != changed);
+                }
             }
         }
+    }
+
+    static List<TinyRun.Job> mutated() {
+        TinyRun.Job job = TinyRun.job().accumulate(2);
+        return List.of(job.ranks(2).zero(1), job.ranks(2).zero(3), job.in(Layout.parse("0,1:tp2 | 2")));
     }
 
     /// A tensor elsewhere than in the rank's arenas is found out.
@@ -141,6 +160,9 @@ class ExecutedProgramTest {
             }
         }
         layouts.add(TinyRun.job().ranks(3).zero(2).accumulate(2).of(DType.BF16));
+        layouts.addAll(jobs());
+        layouts.add(TinyRun.job().zero(3));
+        layouts.add(TinyRun.job().in(Layout.grid(1, 1, 3)).accumulate(4).of(TinyRun.config(TinyRun.config(true), 4)));
         return layouts;
     }
 

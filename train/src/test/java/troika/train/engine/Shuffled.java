@@ -10,6 +10,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import org.jspecify.annotations.Nullable;
 import troika.plan.Instruction;
 import troika.plan.Lane;
 import troika.plan.RankProgram;
@@ -21,10 +25,10 @@ import troika.tensor.Shape;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// Executes steps of a rank's program, one instruction at a time, in an order drawn at random from all
-/// that its
-/// declared dependencies allow: lanes first in, first out, two steps in flight. What is dead is poisoned
-/// at once.
+/// Executes steps of a rank's program in an order drawn at random from all that its declared dependencies
+/// allow: lanes first in, first out, two steps in flight. Instructions run one at a time, but collectives and
+/// transfers meanwhile, for peers may first do something else that needs this rank. What is dead is poisoned at
+/// once.
 final class Shuffled {
     private final RankProgram program;
     private final Device device;
@@ -38,8 +42,15 @@ final class Shuffled {
     /// By lane, how many of its instructions have run, over all steps.
     private final Map<Lane, Integer> ran = new EnumMap<>(Lane.class);
     private final List<BitSet> done = new ArrayList<>();
+    /// What other threads are about, and what they have ended.
+    private final Map<Lane, Started> running = new EnumMap<>(Lane.class);
+    private final BlockingQueue<Ended> ended = new LinkedBlockingQueue<>();
     private final List<float[]> reports = new ArrayList<>();
     private int outOfOrder;
+
+    private record Started(Instruction instruction, int step) {}
+
+    private record Ended(Lane lane, @Nullable Throwable failure) {}
 
     /// @param delayed an instruction that waits until nothing else can run; -1 for none
     Shuffled(RankProgram program, Device device, Groups.Ends groups, long seed, int delayed) {
@@ -69,10 +80,13 @@ final class Shuffled {
         int started = 0;
         Map<Instruction, Integer> choices = new HashMap<>();
         while (true) {
+            finishEnded(ended.poll());
             choices.clear();
             lanes.forEach((lane, own) -> {
                 int count = ran.getOrDefault(lane, 0);
-                choices.put(own.get(count % own.size()), count / own.size());
+                if (!running.containsKey(lane)) {
+                    choices.put(own.get(count % own.size()), count / own.size());
+                }
             });
             int steps = started;
             choices.entrySet()
@@ -82,13 +96,16 @@ final class Shuffled {
                     && (started < 2
                             || done.get(started - 2).cardinality()
                                     == program.instructions().size());
+            boolean onlyDelayed = choices.keySet().stream().allMatch(i -> i.id() == delayed);
+            if (onlyDelayed && !canStart && !running.isEmpty() && awaitEnded(choices.isEmpty())) {
+                continue;
+            }
             if (choices.isEmpty() && !canStart) {
                 break;
             }
             if (choices.size() > 1) {
                 choices.keySet().removeIf(i -> i.id() == delayed);
             }
-            boolean onlyDelayed = choices.keySet().stream().allMatch(i -> i.id() == delayed);
             if (canStart && (onlyDelayed || random.nextInt(3) == 0)) {
                 byte[] input = inputs.get(started++);
                 Memory host = memory.tensor(hostTensor()).memory();
@@ -128,9 +145,52 @@ final class Shuffled {
         if (done.get(step).nextClearBit(0) != instruction.id() || (step > 0 && unfinished(step - 1))) {
             outOfOrder++;
         }
-        Stream stream = Objects.requireNonNull(streams.get(instruction.lane()));
-        instruction.calls().forEach(call -> dispatch.call(stream, call));
-        stream.synchronize();
+        Lane lane = instruction.lane();
+        Stream stream = Objects.requireNonNull(streams.get(lane));
+        Runnable calls = () -> {
+            instruction.calls().forEach(call -> dispatch.call(stream, call));
+            stream.synchronize();
+        };
+        if (instruction.calls().stream().noneMatch(call -> call.op().collective())) {
+            calls.run();
+            finish(instruction, step);
+            return;
+        }
+        running.put(lane, new Started(instruction, step));
+        Thread.ofPlatform().daemon().start(() -> {
+            try {
+                calls.run();
+                ended.add(new Ended(lane, null));
+            } catch (Throwable e) {
+                ended.add(new Ended(lane, e));
+            }
+        });
+    }
+
+    /// Waits for what other threads are about.
+    /// @param only whether there is nothing else to do; else not for long: it may be a peer that waits for the
+    /// delayed instruction
+    private boolean awaitEnded(boolean only) {
+        try {
+            @Nullable Ended end = only ? ended.take() : ended.poll(200, TimeUnit.MILLISECONDS);
+            finishEnded(end);
+            return end != null;
+        } catch (InterruptedException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    private void finishEnded(@Nullable Ended first) {
+        for (@Nullable Ended end = first; end != null; end = ended.poll()) {
+            if (end.failure() != null) {
+                throw new IllegalStateException(end.failure());
+            }
+            Started started = Objects.requireNonNull(running.remove(end.lane()));
+            finish(started.instruction(), started.step());
+        }
+    }
+
+    private void finish(Instruction instruction, int step) {
         BitSet now = done.get(step);
         now.set(instruction.id());
         ran.merge(instruction.lane(), 1, Integer::sum);
