@@ -34,6 +34,8 @@ public final class Compiler {
     private final Map<TensorParallel, Model> modelOf = new HashMap<>();
     private final Map<TraceKey, TracedBlock> traces = new HashMap<>();
 
+    private record RankPlan(RankProgram train, RankProgram evaluate, MemoryPlan memory) {}
+
     private record TraceKey(String kind, Trace.Settings settings, TensorParallel tensor) {}
 
     /// @param models the model with the shapes of a tensor-parallel rank
@@ -67,26 +69,32 @@ public final class Compiler {
         }
         List<RankBuilder> steps = emit(tensors, Trace.Mode.TRAIN);
         List<RankBuilder> evaluations = emit(tensors, Trace.Mode.EVALUATE);
-        List<RankProgram> train = new ArrayList<>();
-        List<RankProgram> evaluate = new ArrayList<>();
-        List<MemoryPlan> memory = new ArrayList<>();
-        for (RankPart part : parts) {
-            RankBuilder step = steps.get(part.rank());
-            RankBuilder evaluation = evaluations.get(part.rank());
-            Placement stepPlaces = new Placement(step);
-            Placement evaluationPlaces = new Placement(evaluation);
-            long bytes = Math.max(stepPlaces.deviceBytes(), evaluationPlaces.deviceBytes());
-            boolean overlap = options.parallelism().overlap();
-            train.add(Assembly.program(step, stepPlaces, bytes, part.axes(), overlap));
-            evaluate.add(Assembly.program(evaluation, evaluationPlaces, bytes, part.axes(), overlap));
-            memory.add(stepPlaces.memoryPlan(bytes));
-        }
+        boolean overlap = options.parallelism().overlap();
+        List<RankPlan> plans = IntStream.range(0, parts.size())
+                .parallel()
+                .mapToObj(rank -> {
+                    Placement stepPlaces = new Placement(steps.get(rank));
+                    Placement evaluationPlaces = new Placement(evaluations.get(rank));
+                    long bytes = Math.max(stepPlaces.deviceBytes(), evaluationPlaces.deviceBytes());
+                    Map<String, List<Integer>> axes = parts.get(rank).axes();
+                    return new RankPlan(
+                            Assembly.program(steps.get(rank), stepPlaces, bytes, axes, overlap),
+                            Assembly.program(evaluations.get(rank), evaluationPlaces, bytes, axes, overlap),
+                            stepPlaces.memoryPlan(bytes));
+                })
+                .toList();
         return new TrainingPlan(
-                new StepProgram("train", blockNames(), train),
-                new StepProgram("evaluate", blockNames(), evaluate),
+                new StepProgram(
+                        "train",
+                        blockNames(),
+                        plans.stream().map(RankPlan::train).toList()),
+                new StepProgram(
+                        "evaluate",
+                        blockNames(),
+                        plans.stream().map(RankPlan::evaluate).toList()),
                 layout,
                 groups(),
-                memory,
+                plans.stream().map(RankPlan::memory).toList(),
                 parts.stream().map(RankPart::microbatches).toList());
     }
 
@@ -209,7 +217,17 @@ public final class Compiler {
                 .map(Parameter::name)
                 .filter(tied::contains)
                 .toList();
-        return new RankPart(rank, place, tensor, model, chunks, groups, own, shared, axes);
+        return new RankPart(
+                rank,
+                place,
+                tensor,
+                model,
+                chunks,
+                groups,
+                RankPart.groupsByBlock(model, chunks, groups),
+                own,
+                shared,
+                axes);
     }
 
     private TensorParallel tensor(Layout.Place place, Layout.Stage stage) {

@@ -1,6 +1,7 @@
 package troika.plan;
 
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -15,6 +16,7 @@ import troika.graph.TensorParallel;
 /// @param chunks by chunk, the indices of the blocks that the rank holds, in order
 /// @param groups of its blocks' weights
 /// @param microbatches that pass it, in order
+/// @param groupsOf by block, the groups that hold a weight of it
 /// @param tied names of weights that a rank of another stage holds and updates too
 record RankPart(
         int rank,
@@ -23,12 +25,14 @@ record RankPart(
         Model model,
         List<List<Integer>> chunks,
         List<ParameterGroup> groups,
+        Map<Integer, List<ParameterGroup>> groupsOf,
         List<Microbatch> microbatches,
         List<String> tied,
         Map<String, List<Integer>> axes) {
     RankPart {
         chunks = List.copyOf(chunks);
         groups = List.copyOf(groups);
+        groupsOf = Map.copyOf(groupsOf);
         microbatches = List.copyOf(microbatches);
         tied = List.copyOf(tied);
         axes = new LinkedHashMap<>(axes);
@@ -52,19 +56,15 @@ record RankPart(
         return model.blocks().get(index);
     }
 
-    /// The indices of the rank's blocks.
-    List<Integer> blocks() {
-        return chunks.stream().flatMap(List::stream).sorted().toList();
-    }
-
     /// The groups that hold a weight of a block.
     List<ParameterGroup> groupsOf(int block) {
-        return groups.stream().filter(group -> uses(block(block), group)).toList();
+        return groupsOf.getOrDefault(block, List.of());
     }
 
     /// How many of the rank's blocks use a group.
     int users(ParameterGroup group) {
-        return (int) blocks().stream().filter(b -> uses(block(b), group)).count();
+        return (int)
+                groupsOf.values().stream().filter(used -> used.contains(group)).count();
     }
 
     /// Whether a rank of another stage holds some of the group's weights too.
@@ -82,8 +82,22 @@ record RankPart(
         throw new IllegalStateException("no group holds " + parameter.name());
     }
 
-    private static boolean uses(Block block, ParameterGroup group) {
-        return block.parameters().values().stream().anyMatch(group.parameters()::contains);
+    /// By block of those that a rank holds, the groups that hold a weight of it.
+    static Map<Integer, List<ParameterGroup>> groupsByBlock(
+            Model model, List<List<Integer>> chunks, List<ParameterGroup> groups) {
+        Map<Integer, List<ParameterGroup>> groupsOf = new HashMap<>();
+        for (List<Integer> chunk : chunks) {
+            for (int index : chunk) {
+                Block block = model.blocks().get(index);
+                groupsOf.put(
+                        index,
+                        groups.stream()
+                                .filter(group ->
+                                        block.parameters().values().stream().anyMatch(group.parameters()::contains))
+                                .toList());
+            }
+        }
+        return groupsOf;
     }
 
     /// The blocks of the rank, for their groups.

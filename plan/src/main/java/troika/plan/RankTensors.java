@@ -107,6 +107,7 @@ final class RankTensors {
         host("host scalars", DType.F32, new Shape(SCALARS));
         int report = host("host report", DType.F32, new Shape(4));
         builder.slice(report, "host stats", 0, DType.F32, new Shape(2));
+        builder.slice(report, "host loss", 1, DType.F32, new Shape(1));
         builder.slice(report, "host clip", 2, DType.F32, new Shape(2));
     }
 

@@ -95,7 +95,9 @@ final class RankUpdate {
             return;
         }
         int full = step.gradients(group, m);
-        DType travelling = options.parallelism().communication();
+        // With one rank nothing travels.
+        DType travelling =
+                part.shards() == 1 ? DType.F32 : options.parallelism().communication();
         List<Call> calls = new ArrayList<>();
         int sent = full;
         if (travelling != DType.F32) {
@@ -205,10 +207,19 @@ final class RankUpdate {
 
     /// Sums loss and squares over all ranks.
     void sumStats() {
+        sum("stats");
+    }
+
+    /// Sums the loss over all ranks.
+    void sumLoss() {
+        sum("loss");
+    }
+
+    private void sum(String tensor) {
         builder.emit(
                 Instruction.Kind.NORM,
                 Lane.COMMUNICATION,
-                List.of(new Call(new Op.AllReduce("world"), List.of(), List.of(builder.find("stats")))));
+                List.of(new Call(new Op.AllReduce("world"), List.of(), List.of(builder.find(tensor)))));
     }
 
     /// The clip factor, and what the host hears of the step.
@@ -234,7 +245,7 @@ final class RankUpdate {
         builder.emit(
                 Instruction.Kind.REPORT,
                 Lane.DOWNLOAD,
-                List.of(RankTensors.copy(builder.find("stats"), builder.find("host stats"))));
+                List.of(RankTensors.copy(builder.find("loss"), builder.find("host loss"))));
     }
 
     /// AdamW on what this rank updates of a group and, with ZeRO-1 and 2, the gathering of what all have

@@ -4,7 +4,6 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.IntStream;
 import troika.plan.PipelineSchedule.Action;
 import troika.plan.PipelineSchedule.Event;
 import troika.plan.PipelineSchedule.Phase;
@@ -23,12 +22,11 @@ final class StepOrder {
     private final List<RankUpdate> updates;
     private final Transfers transfers;
     private final List<Gathers> gathers = new ArrayList<>();
-    /// By stage and replica, how often its blocks have used weights.
-    private final Map<List<Integer>, Integer> uses = new HashMap<>();
-    /// Backwards that a group's gradients still wait for: by stage, replica, group and microbatch.
-    private final Map<List<Integer>, Integer> pending = new HashMap<>();
-    /// Replicas whose gradients are complete: by stage, group and microbatch.
-    private final Map<List<Integer>, Integer> complete = new HashMap<>();
+    private final Reductions reductions;
+    /// How often a replica's blocks have used weights.
+    private final Map<Replica, Integer> uses = new HashMap<>();
+
+    private record Replica(int stage, int replica) {}
 
     StepOrder(Compiler compiler, List<RankStep> ranks, List<RankUpdate> updates) {
         this.compiler = compiler;
@@ -36,32 +34,27 @@ final class StepOrder {
         this.ranks = ranks;
         this.updates = updates;
         this.transfers = new Transfers(compiler, ranks);
+        this.reductions = new Reductions(layout, ranks, updates);
     }
 
     /// Emits an optimizer step.
     void train() {
         PlanOptions options = compiler.options();
         Parallelism parallelism = options.parallelism();
-        List<Integer> replicas =
-                layout.stages().stream().map(Layout.Stage::dataParallel).toList();
         List<List<Action>> actions =
-                parallelism.schedule().actions(replicas, parallelism.chunks(), compiler.microbatches());
-        emit(actions, PipelineSchedule.globalOrder(actions, replicas));
+                parallelism.schedule().actions(replicas(), parallelism.chunks(), compiler.microbatches());
+        emit(actions);
         transfers.tiedGradients();
         updates.forEach(RankUpdate::squares);
-        sumStats();
+        updates.forEach(RankUpdate::loss);
+        if (ranks.size() > 1) {
+            updates.forEach(RankUpdate::sumStats);
+        }
         updates.forEach(RankUpdate::report);
         for (int rank = 0; rank < ranks.size(); rank++) {
             for (ParameterGroup group : ranks.get(rank).part().groups()) {
                 updates.get(rank).update(group);
             }
-        }
-    }
-
-    private void sumStats() {
-        updates.forEach(RankUpdate::loss);
-        if (ranks.size() > 1) {
-            updates.forEach(RankUpdate::sumStats);
         }
     }
 
@@ -77,32 +70,32 @@ final class StepOrder {
             }
             actions.add(own);
         }
-        List<Event> events = new ArrayList<>();
-        for (int m = 0; m < compiler.microbatches(); m++) {
-            for (int chunk = 0; chunk < chunks(); chunk++) {
-                for (int stage = 0; stage < actions.size(); stage++) {
-                    int dataParallel = layout.stages().get(stage).dataParallel();
-                    Action action = new Action(Phase.FORWARD, chunk, m / dataParallel);
-                    events.add(new Event(stage, m % dataParallel, action, events.size(), events.size() + 1));
-                }
-            }
+        emit(actions);
+        updates.forEach(RankUpdate::loss);
+        if (ranks.size() > 1) {
+            updates.forEach(RankUpdate::sumLoss);
         }
-        emit(actions, events);
-        sumStats();
         updates.forEach(RankUpdate::reportLoss);
+    }
+
+    /// Replicas of each stage.
+    private List<Integer> replicas() {
+        return layout.stages().stream().map(Layout.Stage::dataParallel).toList();
     }
 
     private int chunks() {
         return compiler.options().parallelism().chunks();
     }
 
-    private void emit(List<List<Action>> actions, List<Event> events) {
+    /// Emits actions of the stages, and what belongs to them.
+    private void emit(List<List<Action>> actions) {
         for (RankStep rank : ranks) {
             rank.tensors().emitInputs();
         }
         for (int stage = 0; stage < actions.size(); stage++) {
             gathers.add(new Gathers(compiler.options(), first(stage), actions.get(stage)));
         }
+        List<Event> events = PipelineSchedule.globalOrder(actions, replicas());
         for (int i = 0; i < events.size(); ) {
             Event first = events.get(i);
             int end = i + 1;
@@ -153,7 +146,7 @@ final class StepOrder {
                         present(event).forEach(rank -> rank.backwardInput(block, m));
                     }
                     if (action.phase() == Phase.BACKWARD) {
-                        backwardWeight(events, block, blocks);
+                        backwardWeights(events, block, blocks);
                     }
                 }
                 events.stream()
@@ -169,7 +162,7 @@ final class StepOrder {
     }
 
     /// The first layer's weight gradients come behind the embedding's, which leave while those are computed.
-    private void backwardWeight(List<Event> events, int block, List<Integer> blocks) {
+    private void backwardWeights(List<Event> events, int block, List<Integer> blocks) {
         if (block == 1 && blocks.contains(0)) {
             return;
         }
@@ -191,7 +184,7 @@ final class StepOrder {
             return;
         }
         int stage = event.stage();
-        int use = uses.merge(List.of(stage, event.replica()), 1, Integer::sum) - 1;
+        int use = uses.merge(new Replica(stage, event.replica()), 1, Integer::sum) - 1;
         Gathers own = gathers.get(stage);
         List<RankUpdate> members =
                 layout.stages().get(stage).ranks().stream().map(updates::get).toList();
@@ -207,44 +200,7 @@ final class StepOrder {
 
     private void backwardWeight(Event event, int block) {
         int m = event.action().microbatch();
-        List<RankStep> members = replica(event.stage(), event.replica());
-        RankStep first = members.getFirst();
         present(event).forEach(rank -> rank.backwardWeight(block, m));
-        for (ParameterGroup group : first.part().groupsOf(block)) {
-            boolean each = first.tensors().shardedGradients(group);
-            int users = first.part().users(group);
-            int all = each ? users : users * first.part().microbatches().size();
-            int left = pending.merge(
-                    List.of(event.stage(), event.replica(), group.index(), each ? m : -1),
-                    -1,
-                    (before, less) -> before + less);
-            // Counted down from nothing, so that what is awaited need not be entered first.
-            if (left == -all) {
-                completed(event, members, group, each ? m : -1, each);
-            }
-        }
-    }
-
-    private void completed(Event event, List<RankStep> members, ParameterGroup group, int m, boolean each) {
-        RankStep first = members.getFirst();
-        int microbatches = first.part().microbatches().size();
-        boolean nothing =
-                each ? first.empty(m) : IntStream.range(0, microbatches).allMatch(first::empty);
-        for (RankStep member : members) {
-            RankUpdate update = updates.get(member.part().rank());
-            ParameterGroup own = member.part().groups().get(group.index());
-            if (nothing && !each) {
-                update.zero(own);
-            } else if (!nothing) {
-                update.sumCopies(own, m);
-            }
-        }
-        Layout.Stage stage = layout.stages().get(event.stage());
-        int done = complete.merge(List.of(event.stage(), group.index(), m), 1, Integer::sum);
-        if (done == stage.dataParallel()) {
-            for (int rank : stage.ranks()) {
-                updates.get(rank).reduce(ranks.get(rank).part().groups().get(group.index()), m);
-            }
-        }
+        reductions.computed(event.stage(), event.replica(), block, m);
     }
 }

@@ -192,6 +192,8 @@ class LayoutTest {
                     .as("norm of step %s", step + 1)
                     .isCloseTo(norm, within(1e-4f * norm));
         }
+        assertThat(outcome.evaluation())
+                .isCloseTo(oneRank.evaluation(), within(TestDevices.layoutTolerance() * oneRank.evaluation()));
         for (int weight = 0; weight < oneRank.weights().size(); weight++) {
             assertThat(TinyRun.distance(
                             oneRank.weights().get(weight), outcome.weights().get(weight)))

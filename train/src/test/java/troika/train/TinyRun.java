@@ -180,8 +180,9 @@ public final class TinyRun {
 
     /// What a run showed.
     ///
+    /// @param evaluation the loss of the last batch after the last step
     /// @param weights the final masters, whole, in the order of the weights' names
-    public record Outcome(List<Float> losses, List<Float> norms, List<float[]> weights) {}
+    public record Outcome(List<Float> losses, List<Float> norms, float evaluation, List<float[]> weights) {}
 
     public static Outcome run(Job job, int steps) {
         return run(job, steps, plan -> plan);
@@ -223,8 +224,10 @@ public final class TinyRun {
             losses.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 1));
             norms.add(report.getAtIndex(ValueLayout.JAVA_FLOAT, 2));
         }
+        engine.execute(engine.program("evaluate"));
+        float evaluation = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1);
         engine.drain();
-        return new Outcome(losses, norms, wholeMasters(memory, layout, plan));
+        return new Outcome(losses, norms, evaluation, wholeMasters(memory, layout, plan));
     }
 
     /// The masters of all weights, whole, in the order of their names.
