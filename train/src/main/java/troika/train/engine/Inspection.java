@@ -3,8 +3,11 @@ package troika.train.engine;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Comparator;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Op;
+import troika.graph.Shares;
+import troika.graph.TensorParallel;
 import troika.plan.Call;
 import troika.plan.Instruction;
 import troika.plan.RankProgram;
@@ -59,7 +62,7 @@ final class Inspection {
     ///
     /// @param memory where the rank's tensors are
     @Nullable
-    Found look(Instruction instruction, Call call, RankMemory memory) {
+    Found look(Instruction instruction, Call call, Arenas memory) {
         switch (call.op()) {
             // What is only moved was found where it was made; and a part of the loss knows no label's logit but
             // those of its own rows, which is minus infinity.
@@ -82,9 +85,10 @@ final class Inspection {
         return null;
     }
 
+    /// The row of the microbatch that an element belongs to, or −1 where no one row can be named.
     private long token(Instruction instruction, Call call, TensorSpec tensor, long element) {
         Shape shape = tensor.shape();
-        if (tensor.role() != TensorSpec.Role.ACTIVATIONS || instruction.block() < 0) {
+        if (tensor.role() != TensorSpec.Role.ACTIVATIONS || instruction.block() < 0 || instruction.microbatch() < 0) {
             return -1;
         }
         if (call.op() instanceof Op.Attention && shape.rank() == 3) {
@@ -92,25 +96,123 @@ final class Inspection {
             return element / (shape.size(1) * shape.size(2)) * shape.size(2) + element % shape.size(2);
         }
         long columns = shape.rank() == 1 ? 1 : shape.size(-1);
-        return firstToken(instruction, call) + element / columns;
+        long row = element / columns;
+        if (loss(call.op()) || call.op() instanceof Op.Linear || call.op() instanceof Op.LinearBackwardInput) {
+            return firstOfChunk(instruction, call) + row;
+        }
+        long rows = shape.elements() / columns;
+        long tokens = program.tensor("tokens " + instruction.microbatch()).shape().elements();
+        return rows == tokens ? row : localRow(row, rows, tokens);
+    }
+
+    /// Under sequence parallelism a rank has some rows of norms and residuals, dealt as [TensorParallel#tokens] says.
+    private long localRow(long row, long rows, long tokens) {
+        for (RankProgram.Axis axis : program.axes()) {
+            if (axis.name().equals(TensorParallel.AXIS)) {
+                Shares shares = new Shares(tokens, axis.ranks().size());
+                int index = axis.ranks().indexOf(program.rank());
+                return rows == shares.size(index) ? shares.start(index) + row : -1;
+            }
+        }
+        return -1;
+    }
+
+    private static boolean loss(Op op) {
+        return op instanceof Op.CrossEntropy || op instanceof Op.CrossEntropyWhole;
     }
 
     /// The first row of the chunk that a call of the loss head works on; 0 elsewhere.
-    private long firstToken(Instruction instruction, Call call) {
+    private long firstOfChunk(Instruction instruction, Call call) {
         long done = 0;
         long chunk = 0;
-        for (Call before : instruction.calls()) {
-            boolean loss = before.op() instanceof Op.CrossEntropy || before.op() instanceof Op.CrossEntropyWhole;
-            if (loss) {
-                chunk = done;
-                done += program.tensors().get(before.inputs().get(1)).shape().elements();
+        // Collectives between the calls make several instructions of them.
+        for (Instruction part : program.instructions()) {
+            if (part.kind() != instruction.kind()
+                    || part.block() != instruction.block()
+                    || part.microbatch() != instruction.microbatch()) {
+                continue;
             }
-            if (before.equals(call)) {
-                // A chunk's product of logits comes before its loss, the rest after.
-                return loss || !(call.op() instanceof Op.Linear) ? chunk : done;
+            for (Call before : part.calls()) {
+                if (loss(before.op())) {
+                    chunk = done;
+                    done += program.tensors()
+                            .get(before.inputs().get(1))
+                            .shape()
+                            .elements();
+                }
+                if (part.equals(instruction) && before.equals(call)) {
+                    // A chunk's product of logits comes before its loss, the rest after.
+                    return call.op() instanceof Op.Linear ? done : chunk;
+                }
             }
         }
         return 0;
+    }
+
+    /// The rank's first weight that is not finite, in words, or null.
+    ///
+    /// @param blocks names
+    @Nullable
+    String spoiltWeight(Arenas memory, List<String> blocks) {
+        for (TensorSpec tensor : program.tensors()) {
+            if (tensor.role() == TensorSpec.Role.WEIGHTS && tensor.name().startsWith("weights:")) {
+                long element = firstNonFinite(device, memory.tensor(tensor));
+                if (element >= 0) {
+                    return weight(tensor, element, blocks);
+                }
+            }
+        }
+        return null;
+    }
+
+    /// The first weight that the forward reads of what holds this element of a group's weights: there itself or, of
+    /// a shard, where it was gathered to last.
+    private String weight(TensorSpec weights, long element, List<String> blocks) {
+        Call gather = null;
+        for (Instruction instruction : program.instructions()) {
+            for (Call call : instruction.calls()) {
+                for (int input : call.inputs()) {
+                    TensorSpec read = input < 0 ? weights : program.tensors().get(input);
+                    if (instruction.kind() == Instruction.Kind.FORWARD
+                            && read.name().startsWith("weight:")
+                            && holds(read, weights, element, gather)) {
+                        return "tensor " + read.name() + " of block " + blocks.get(instruction.block());
+                    }
+                }
+                if (call.op() instanceof Op.AllGather && call.inputs().contains(weights.id())) {
+                    gather = call;
+                } else if (gather != null && overwrites(call, gather)) {
+                    gather = null;
+                }
+            }
+        }
+        return "tensor " + weights.name();
+    }
+
+    /// Whether a call writes where a gather wrote before.
+    private boolean overwrites(Call call, Call gather) {
+        TensorSpec full = program.tensors().get(gather.outputs().getFirst());
+        return call.outputs().stream()
+                .map(program.tensors()::get)
+                .anyMatch(written -> written.host() == full.host()
+                        && written.offset() < full.offset() + full.bytes()
+                        && full.offset() < written.offset() + written.bytes());
+    }
+
+    /// @param gather of `weights`, that has been last; null where they are not gathered
+    private boolean holds(TensorSpec weight, TensorSpec weights, long element, @Nullable Call gather) {
+        long size = weights.dtype().bytes();
+        long at = weights.offset() + element * size;
+        if (gather != null && gather.op() instanceof Op.AllGather(String axis)) {
+            TensorSpec full = program.tensors().get(gather.outputs().getFirst());
+            int shard = program.axes().stream()
+                    .filter(named -> named.name().equals(axis))
+                    .findFirst()
+                    .map(named -> named.ranks().indexOf(program.rank()))
+                    .orElse(program.rank());
+            at = full.offset() + shard * weights.bytes() + element * size;
+        }
+        return weight.offset() <= at && at < weight.offset() + weight.bytes();
     }
 
     /// The first element that is not finite, or −1.
