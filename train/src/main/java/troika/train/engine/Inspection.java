@@ -3,7 +3,9 @@ package troika.train.engine;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Comparator;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Op;
 import troika.graph.Shares;
@@ -31,20 +33,24 @@ final class Inspection {
 
     /// What was found.
     ///
+    /// @param position of the call among those of its block, phase and microbatch, which the ranks that share a block
+    /// have in common
     /// @param token row of the microbatch, or −1
     /// @param collective whether ranks together wrote it
-    record Found(Instruction instruction, TensorSpec tensor, long token, boolean collective) {
+    record Found(Instruction instruction, TensorSpec tensor, int position, long token, boolean collective) {
         private static final int BACKWARD = 2;
 
         /// Puts what ranks found each first in an order in which no cause comes behind its effect, whatever the
         /// layout: instructions of different ranks have no common numbers, nor have microbatches. Forwards pass
         /// what they make on to forwards of later blocks and to backwards, backwards to those of earlier
-        /// blocks, and all to what is done with gradients; a rank's kernel to the collective it takes part in.
+        /// blocks, and all to what is done with gradients; within a block the ranks that share it take the same steps,
+        /// and elsewhere a rank's kernel passes on to the collective it takes part in.
         static final Comparator<Found> CAUSES_FIRST = Comparator.<Found>comparingInt(
                         found -> phase(found.instruction.kind()))
                 .thenComparingInt(found -> phase(found.instruction.kind()) == BACKWARD
                         ? -found.instruction.block()
                         : found.instruction.block())
+                .thenComparingInt(Found::position)
                 .thenComparing(Found::collective)
                 .thenComparingInt(found -> found.instruction.microbatch());
 
@@ -78,6 +84,7 @@ final class Inspection {
                 return new Found(
                         instruction,
                         tensor,
+                        position(instruction, call),
                         token(instruction, call, tensor, element),
                         call.op().collective());
             }
@@ -125,28 +132,30 @@ final class Inspection {
     private long firstOfChunk(Instruction instruction, Call call) {
         long done = 0;
         long chunk = 0;
-        // Collectives between the calls make several instructions of them.
-        for (Instruction part : program.instructions()) {
-            if (part.kind() != instruction.kind()
-                    || part.block() != instruction.block()
-                    || part.microbatch() != instruction.microbatch()) {
-                continue;
-            }
-            for (Call before : part.calls()) {
-                if (loss(before.op())) {
-                    chunk = done;
-                    done += program.tensors()
-                            .get(before.inputs().get(1))
-                            .shape()
-                            .elements();
-                }
-                if (part.equals(instruction) && before.equals(call)) {
-                    // A chunk's product of logits comes before its loss, the rest after.
-                    return call.op() instanceof Op.Linear ? done : chunk;
-                }
+        List<Call> calls = calls(instruction);
+        for (Call before : calls.subList(0, calls.indexOf(call) + 1)) {
+            if (loss(before.op())) {
+                chunk = done;
+                done += program.tensors().get(before.inputs().get(1)).shape().elements();
             }
         }
-        return 0;
+        // A chunk's product of logits comes before its loss, the rest after.
+        return call.op() instanceof Op.Linear ? done : chunk;
+    }
+
+    private int position(Instruction instruction, Call call) {
+        return instruction.block() < 0 ? 0 : calls(instruction).indexOf(call);
+    }
+
+    /// All calls of an instruction's block, phase and microbatch: collectives between them make several instructions
+    /// of them.
+    private List<Call> calls(Instruction instruction) {
+        return program.instructions().stream()
+                .filter(part -> Found.phase(part.kind()) == Found.phase(instruction.kind())
+                        && part.block() == instruction.block()
+                        && part.microbatch() == instruction.microbatch())
+                .flatMap(part -> part.calls().stream())
+                .toList();
     }
 
     /// The rank's first weight that is not finite, in words, or null.
@@ -165,54 +174,46 @@ final class Inspection {
         return null;
     }
 
-    /// The first weight that the forward reads of what holds this element of a group's weights: there itself or, of
-    /// a shard, where it was gathered to last.
+    /// The first weight that the forward reads of what holds this element of a group's weights: of the tensor itself
+    /// or, where that is a shard, of what it has been gathered to.
     private String weight(TensorSpec weights, long element, List<String> blocks) {
-        Call gather = null;
+        long offset = element * weights.dtype().bytes();
+        // Where the element is; memory of what was gathered is used for something else behind the last use.
+        Set<Long> places = new HashSet<>(Set.of(weights.offset() + offset));
         for (Instruction instruction : program.instructions()) {
             for (Call call : instruction.calls()) {
                 for (int input : call.inputs()) {
-                    TensorSpec read = input < 0 ? weights : program.tensors().get(input);
-                    if (instruction.kind() == Instruction.Kind.FORWARD
-                            && read.name().startsWith("weight:")
-                            && holds(read, weights, element, gather)) {
-                        return "tensor " + read.name() + " of block " + blocks.get(instruction.block());
+                    if (input >= 0 && instruction.kind() == Instruction.Kind.FORWARD) {
+                        TensorSpec read = program.tensors().get(input);
+                        if (read.name().startsWith("weight:") && places.stream().anyMatch(at -> holds(read, at))) {
+                            return "tensor " + read.name() + " of block " + blocks.get(instruction.block());
+                        }
                     }
                 }
-                if (call.op() instanceof Op.AllGather && call.inputs().contains(weights.id())) {
-                    gather = call;
-                } else if (gather != null && overwrites(call, gather)) {
-                    gather = null;
+                for (int output : call.outputs()) {
+                    TensorSpec written = program.tensors().get(output);
+                    places.removeIf(at -> holds(written, at));
+                    if (call.op() instanceof Op.AllGather(String axis)
+                            && call.inputs().contains(weights.id())) {
+                        places.add(written.offset() + shard(axis) * weights.bytes() + offset);
+                    }
                 }
             }
         }
         return "tensor " + weights.name();
     }
 
-    /// Whether a call writes where a gather wrote before.
-    private boolean overwrites(Call call, Call gather) {
-        TensorSpec full = program.tensors().get(gather.outputs().getFirst());
-        return call.outputs().stream()
-                .map(program.tensors()::get)
-                .anyMatch(written -> written.host() == full.host()
-                        && written.offset() < full.offset() + full.bytes()
-                        && full.offset() < written.offset() + written.bytes());
+    private static boolean holds(TensorSpec tensor, long at) {
+        return !tensor.host() && tensor.offset() <= at && at < tensor.offset() + tensor.bytes();
     }
 
-    /// @param gather of `weights`, that has been last; null where they are not gathered
-    private boolean holds(TensorSpec weight, TensorSpec weights, long element, @Nullable Call gather) {
-        long size = weights.dtype().bytes();
-        long at = weights.offset() + element * size;
-        if (gather != null && gather.op() instanceof Op.AllGather(String axis)) {
-            TensorSpec full = program.tensors().get(gather.outputs().getFirst());
-            int shard = program.axes().stream()
-                    .filter(named -> named.name().equals(axis))
-                    .findFirst()
-                    .map(named -> named.ranks().indexOf(program.rank()))
-                    .orElse(program.rank());
-            at = full.offset() + shard * weights.bytes() + element * size;
-        }
-        return weight.offset() <= at && at < weight.offset() + weight.bytes();
+    /// Which of the shards on an axis is this rank's.
+    private int shard(String axis) {
+        return program.axes().stream()
+                .filter(named -> named.name().equals(axis))
+                .findFirst()
+                .map(named -> named.ranks().indexOf(program.rank()))
+                .orElse(program.rank());
     }
 
     /// The first element that is not finite, or −1.
