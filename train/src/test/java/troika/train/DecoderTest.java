@@ -18,7 +18,8 @@ class DecoderTest {
     /// The weights turn out not to fit only when the engine is there.
     @Test
     void whatWasOpenedIsClosedWhereWeightsDoNotFit() throws Exception {
-        Path model = Runs.train(Runs.job(folder).maxSteps(1)).modelDirectory();
+        Path model = Runs.train(Runs.job(folder).output(folder.resolve("run")).maxSteps(1))
+                .modelDirectory();
         ModelConfig config = ModelConfig.read(model);
         TinyRun.config(config, config.layers() + 1).write(Files.createDirectories(folder.resolve("deeper")), "float32");
         Files.copy(folder.resolve("deeper/config.json"), Files.createDirectories(folder.resolve("copy"))
