@@ -84,8 +84,9 @@ class CertifyCommandTest {
     void badLayoutsAreFoundBeforeTheFirstRun(String first, String second, String sentence) throws IOException {
         assertThat(certify("--layout", first, "--layout", second)).isEqualTo(2);
         assertThat(err.toString(UTF_8).lines()).singleElement().asString().contains(sentence);
+        assertThat(err.toString(UTF_8)).contains("--layout \"" + second + "\"");
         assertThat(out.toString(UTF_8)).isEmpty();
-        assertNothingIsLeft();
+        assertThat(folder.resolve("temporary")).doesNotExist();
     }
 
     @Test

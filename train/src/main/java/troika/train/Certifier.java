@@ -1,7 +1,6 @@
 package troika.train;
 
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
@@ -12,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import troika.model.ModelWeights;
@@ -29,13 +29,17 @@ public final class Certifier {
     private static final double WEIGHTS = 1e-4;
 
     private final List<String> layouts;
+    private final @Nullable Path parent;
     private final Consumer<String> progress;
-    private final List<TrainingOptions> runs = new ArrayList<>();
-    private final Path folder;
+    /// By layout, all but the output.
+    private final List<TrainingOptionsBuilder> jobs = new ArrayList<>();
     private volatile @Nullable Trainer current;
     private volatile boolean cancelled;
 
     /// Checks that all layouts are possible. Throws [UserException] where one is not.
+    ///
+    /// All take as many sequences a step: as said, or as many as the layout that needs most where only those of a
+    /// microbatch are said.
     ///
     /// @param job what to train, without a layout and an output
     /// @param layouts two or more lines as [LayoutWords] reads them
@@ -45,31 +49,43 @@ public final class Certifier {
     public Certifier(
             TrainingOptionsBuilder job, List<String> layouts, @Nullable Path parent, Consumer<String> progress) {
         this.layouts = List.copyOf(layouts);
+        this.parent = parent;
         this.progress = progress;
         if (layouts.size() < 2) {
             throw new UserException("A certificate compares layouts: give --layout twice or more, such as --layout dp1"
                     + " --layout \"tp2 zero1\".");
         }
-        folder = temporary(parent);
+        int batch = 0;
+        for (String layout : layouts) {
+            TrainingOptionsBuilder run = LayoutWords.apply(layout, job).forComparison();
+            batch = Math.max(batch, in(layout, run::batch));
+            jobs.add(run);
+        }
+        List<TrainingOptions> runs = new ArrayList<>();
+        for (int i = 0; i < jobs.size(); i++) {
+            in(layouts.get(i), jobs.get(i).sameBatch(batch)::batch);
+            runs.add(jobs.get(i).build());
+        }
+        ModelSource source = ModelSource.of(runs.getFirst());
         try {
-            for (String layout : layouts) {
-                TrainingOptionsBuilder run = LayoutWords.apply(layout, job)
-                        .output(folder.resolve(String.valueOf(runs.size())))
-                        .forComparison();
-                if (!runs.isEmpty()) {
-                    run.sameBatch(runs.getFirst().batch().trainBatchSize());
-                }
-                runs.add(run.build());
+            for (int i = 0; i < runs.size(); i++) {
+                TrainingOptions run = runs.get(i);
+                in(layouts.get(i), () -> {
+                    LayoutFit.check(run.sharing(), source.config());
+                    return run;
+                });
             }
-            ModelSource source = ModelSource.of(runs.getFirst());
-            try {
-                runs.forEach(run -> LayoutFit.check(run.sharing(), source.config()));
-            } finally {
-                source.tokenizer().close();
-            }
-        } catch (RuntimeException | Error e) {
-            delete();
-            throw e;
+        } finally {
+            source.tokenizer().close();
+        }
+    }
+
+    /// Names the layout with which something is impossible.
+    private static <T> T in(String layout, Supplier<T> what) {
+        try {
+            return what.get();
+        } catch (UserException e) {
+            throw new UserException("With --layout \"" + layout + "\": " + e.getMessage(), e);
         }
     }
 
@@ -91,24 +107,42 @@ public final class Certifier {
     /// @param tolerance of losses, relative; null: 1e-5 in fp32 on CPUs, 1e-4 on cards, 5e-3 in bf16 and fp16. Of
     /// weights it is 1e-4, or this where this is more
     public Certificate certify(@Nullable Double tolerance) {
+        Path folder = temporary(parent);
+        Certificate certificate;
+        try {
+            certificate = certify(tolerance, folder);
+        } catch (RuntimeException | Error e) {
+            try {
+                delete(folder);
+            } catch (IOException left) {
+                e.addSuppressed(left);
+            }
+            throw e;
+        }
+        remove(folder);
+        return certificate;
+    }
+
+    private Certificate certify(@Nullable Double tolerance, Path folder) {
+        List<TrainingOptions> runs = new ArrayList<>();
+        for (TrainingOptionsBuilder job : jobs) {
+            runs.add(job.copy()
+                    .output(folder.resolve(String.valueOf(runs.size())))
+                    .build());
+        }
         double allowed = tolerance != null ? tolerance : defaultTolerance(runs.getFirst());
         List<List<Double>> losses = new ArrayList<>();
         List<Map<String, Double>> weights = new ArrayList<>();
-        try {
-            for (int i = 0; i < runs.size(); i++) {
-                TrainingOptions options = runs.get(i);
-                progress.accept("Training " + options.maxSteps() + " steps as " + layouts.get(i) + " on "
-                        + options.devices() + " (layout " + options.sharing().layout() + ")");
-                losses.add(train(options));
-                weights.add(differences(
-                        runs.getFirst().output().resolve("model"),
-                        options.output().resolve("model")));
-                if (i > 0) {
-                    delete(options.output());
-                }
+        for (int i = 0; i < runs.size(); i++) {
+            TrainingOptions options = runs.get(i);
+            progress.accept("Training " + options.maxSteps() + " steps as " + layouts.get(i) + " on "
+                    + options.devices() + " (layout " + options.sharing().layout() + ")");
+            losses.add(train(layouts.get(i), options));
+            weights.add(differences(
+                    runs.getFirst().output().resolve("model"), options.output().resolve("model")));
+            if (i > 0) {
+                remove(options.output());
             }
-        } finally {
-            delete();
         }
         return new Certificate(layouts, losses, weights, allowed, Math.max(WEIGHTS, allowed));
     }
@@ -129,7 +163,7 @@ public final class Certifier {
         return options.devices().startsWith("cpu") ? FP32_CPU : FP32_CARD;
     }
 
-    private List<Double> train(TrainingOptions options) {
+    private List<Double> train(String layout, TrainingOptions options) {
         List<Double> losses = new ArrayList<>();
         Trainer trainer = Trainer.of(options)
                 .listener(new TrainingListener() {
@@ -140,7 +174,7 @@ public final class Certifier {
                 })
                 .build();
         current = trainer;
-        if (cancelled || trainer.train().cancelled()) {
+        if (cancelled || in(layout, trainer::train).cancelled()) {
             throw new UserException("The certificate was stopped before it was complete.");
         }
         return losses;
@@ -173,17 +207,19 @@ public final class Certifier {
         return difference == 0 ? 0 : Math.sqrt(difference / norm);
     }
 
-    private void delete() {
-        delete(folder);
+    private void remove(Path tree) {
+        try {
+            delete(tree);
+        } catch (IOException e) {
+            progress.accept("The temporary folder " + tree + " could not be removed: " + e);
+        }
     }
 
-    private static void delete(Path tree) {
+    private static void delete(Path tree) throws IOException {
         try (Stream<Path> paths = Files.walk(tree)) {
             for (Path path : paths.sorted(Comparator.reverseOrder()).toList()) {
                 Files.deleteIfExists(path);
             }
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
         }
     }
 }

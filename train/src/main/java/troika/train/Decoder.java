@@ -55,10 +55,16 @@ final class Decoder implements AutoCloseable {
         Compiler compiler = new Compiler(_ -> model, layout, options);
         StepProgram program = compiler.decoding();
         engine = Engine.inProcess(List.of(program), List.of(device));
-        new ModelState(RankMemory.of(engine, program), config, model, layout, compiler.groups(), false).load(weights);
-        token = engine.host(0, 0, "host tokens 0");
-        position = engine.host(0, 0, "host positions 0");
-        logits = engine.host(0, 0, "host logits");
+        try {
+            new ModelState(RankMemory.of(engine, program), config, model, layout, compiler.groups(), false)
+                    .load(weights);
+            token = engine.host(0, 0, "host tokens 0");
+            position = engine.host(0, 0, "host positions 0");
+            logits = engine.host(0, 0, "host logits");
+        } catch (RuntimeException | Error e) {
+            engine.close();
+            throw e;
+        }
         scores = new float[config.vocabSize()];
     }
 
@@ -73,8 +79,14 @@ final class Decoder implements AutoCloseable {
                 devices.forEach(Device::close);
                 throw new UserException("Generation uses one rank, not " + deviceName + ": give --devices cpu:1.");
             }
-            DeviceNeeds needs = DeviceFinder.needs(deviceName, true);
-            return new Decoder(devices.getFirst(), needs, config, weights, positions, dtype);
+            Device device = devices.getFirst();
+            try {
+                DeviceNeeds needs = DeviceFinder.needs(deviceName, true);
+                return new Decoder(device, needs, config, weights, positions, dtype);
+            } catch (RuntimeException | Error e) {
+                device.close();
+                throw e;
+            }
         }
     }
 

@@ -64,57 +64,78 @@ final class MemoryFit {
         return ranks;
     }
 
-    /// Throws [UserException] where a plan does not fit, with the first change of options that makes it fit.
-    void check(TrainingPlan plan, List<Device> devices) {
-        ranks(devices)
-                .forEach((device, ranks) ->
-                        check(plan, ranks, device, devices.get(ranks.getFirst()).memory()));
+    /// A device, which may be of several ranks.
+    record Card(String name, List<Integer> ranks, DeviceMemory memory) {
+        /// What this device's own ranks need together.
+        private long total(TrainingPlan plan) {
+            return ranks.stream()
+                    .mapToLong(rank -> plan.memory().get(rank).total())
+                    .sum();
+        }
+
+        private long beside() {
+            return Math.max(0, memory.overhead() - memory.used());
+        }
+
+        /// By how much a plan is too large; not above 0 where it fits.
+        private long excess(TrainingPlan plan) {
+            return total(plan) - (memory.free() - beside());
+        }
     }
 
-    /// @param ranks of the device
-    void check(TrainingPlan plan, List<Integer> ranks, String device, DeviceMemory memory) {
-        long arena = total(plan, ranks);
-        long beside = Math.max(0, memory.overhead() - memory.used());
-        if (arena <= memory.free() - beside) {
-            return;
+    /// Throws [UserException] where a plan does not fit, with the first change of options that makes it fit.
+    void check(TrainingPlan plan, List<Device> devices) {
+        List<Card> cards = new ArrayList<>();
+        ranks(devices)
+                .forEach((name, ranks) -> cards.add(
+                        new Card(name, ranks, devices.get(ranks.getFirst()).memory())));
+        checkCards(plan, cards);
+    }
+
+    void checkCards(TrainingPlan plan, List<Card> cards) {
+        for (Card card : cards) {
+            if (card.excess(plan) > 0) {
+                throw refusal(plan, card, cards);
+            }
         }
-        String begin = "The run needs " + Bytes.gib(arena + beside, 2) + " on " + device
-                + (ranks.size() == 1 ? "" : " for its " + ranks.size() + " ranks")
+    }
+
+    private UserException refusal(TrainingPlan plan, Card full, List<Card> cards) {
+        long beside = full.beside();
+        String begin = "The run needs " + Bytes.gib(full.total(plan) + beside, 2) + " on " + full.name
+                + (full.ranks.size() == 1 ? "" : " for its " + full.ranks.size() + " ranks")
                 + (beside == 0 ? "" : " (" + Bytes.gib(beside, 2) + " of it beside its arena, for CUDA's own needs)")
                 + ", which has "
-                + Bytes.gib(memory.free(), 2) + " free: ";
-        @Nullable Change last = null;
-        long least = arena;
+                + Bytes.gib(full.memory.free(), 2) + " free: ";
+        String last = "neither recomputation nor smaller microbatches would help";
+        long least = worst(plan, cards).excess(plan);
         for (Change change : changes()) {
-            long total;
+            TrainingPlan changed;
             try {
-                total = total(compiler.apply(change.choice), ranks);
+                changed = compiler.apply(change.choice);
             } catch (UserException impossible) {
                 continue;
             }
-            if (total <= memory.free() - beside) {
-                throw new UserException(
-                        begin + "give " + change.words + ", with which it needs " + Bytes.gib(total + beside, 2) + ".");
+            // A change may move load to where there was room before.
+            Card worst = worst(changed, cards);
+            long excess = worst.excess(changed);
+            if (excess <= 0) {
+                return new UserException(begin + "give " + change.words + ", with which it needs "
+                        + Bytes.gib(full.total(changed) + beside, 2) + ".");
             }
-            if (total < least) {
-                least = total;
-                last = change;
+            if (excess < least) {
+                least = excess;
+                last = "even " + change.words + " would need "
+                        + Bytes.gib(worst.total(changed) + worst.beside(), 2)
+                        + (worst.equals(full) ? "" : " on " + worst.name);
             }
         }
-        throw new UserException(begin
-                + (last == null
-                        ? "neither recomputation nor smaller microbatches would help"
-                        : "even " + last.words + " would need " + Bytes.gib(least + beside, 2))
-                + ", so use a smaller model, shorter sequences or --optimizer-states bf16.");
+        return new UserException(
+                begin + last + ", so use a smaller model, shorter sequences or --optimizer-states bf16.");
     }
 
-    /// What a device's ranks need together; as much as the largest others where a change moves the load.
-    private static long total(TrainingPlan plan, List<Integer> ranks) {
-        return Math.max(
-                ranks.stream()
-                        .mapToLong(rank -> plan.memory().get(rank).total())
-                        .sum(),
-                largest(plan).total());
+    private static Card worst(TrainingPlan plan, List<Card> cards) {
+        return Collections.max(cards, Comparator.comparingLong(card -> card.excess(plan)));
     }
 
     /// Other options of the same run, in the order of what they cost.

@@ -23,6 +23,7 @@ import troika.plan.TrainingPlan;
 import troika.tensor.DType;
 import troika.tensor.DeviceMemory;
 import troika.tensor.UserException;
+import troika.train.MemoryFit.Card;
 import troika.train.MemoryFit.Choice;
 import troika.train.config.Recompute;
 import troika.train.config.Sharing;
@@ -73,7 +74,8 @@ class MemoryFitTest {
     }
 
     private void check(DeviceMemory memory) {
-        new MemoryFit(CHOSEN, OPTIONS.batch(), this::plan).check(plan(CHOSEN), List.of(0), DEVICE, memory);
+        new MemoryFit(CHOSEN, OPTIONS.batch(), this::plan)
+.checkCards(plan(CHOSEN), List.of(new Card(DEVICE, List.of(0), memory)));
     }
 
     @Test
@@ -138,21 +140,60 @@ class MemoryFitTest {
         });
         // The ranks share a card, so that 300 are for all three.
         assertThatThrownBy(
-                        () -> fit.check(with(any, 200, ranks), List.of(0, 1, 2), DEVICE, new DeviceMemory(0, 300, 0)))
+                        () -> fit.checkCards(with(any, 200, ranks), List.of(card(DEVICE, 300, 0, 1, 2))))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining(" for its 3 ranks, which has ")
                 .hasMessageContaining(": give " + words + ", with which it needs ");
-        fit.check(with(any, 200, ranks), List.of(1), DEVICE, new DeviceMemory(0, 300, 0));
+        fit.checkCards(with(any, 200, ranks), List.of(card(DEVICE, 300, 1)));
+    }
+
+    /// Ranks 0 and 1 with half of rank 0's share on cards of different size.
+    @Test
+    void cardsAreJudgedByTheirOwnRanks() {
+        TrainingPlan any = plan(CHOSEN);
+        Choice chosen = choice(Layout.dataParallel(2).withShares(List.of(1.0, 0.5)), 1, Recompute.NONE);
+        Card large = card("cuda:0 (large)", 200, 0);
+        Card small = card("cuda:1 (small)", 100, 1);
+        MemoryFit unchangeable = new MemoryFit(chosen, 12, _ -> {
+            throw new UserException("Nothing else is possible.");
+        });
+        unchangeable.checkCards(with(any, List.of(200L, 100L)), List.of(large, small));
+        assertThatThrownBy(() -> unchangeable.checkCards(with(any, List.of(150L, 101L)), List.of(large, small)))
+                .isInstanceOf(UserException.class)
+                .hasMessageContaining(" on cuda:1 (small), which has ")
+                .hasMessageContaining(": neither recomputation nor smaller microbatches would help");
+        // Recomputation would move what rank 0 needs less to rank 1.
+        MemoryFit fit = new MemoryFit(chosen, 12, choice -> switch (choice.recompute()) {
+            case NONE -> with(any, List.of(1L << 40, 1L << 40));
+            case ELEMENTWISE -> with(any, List.of(100L, 2L << 30));
+            case LAYER -> with(any, choice.accumulation() == 1 ? List.of(190L, 100L) : List.of(1L, 1L));
+        });
+        assertThatThrownBy(() -> fit.checkCards(with(any, List.of(3L << 30, 100L)), List.of(large, small)))
+                .hasMessageContaining(" on cuda:0 (large), which has ")
+                .hasMessageContaining(": give --recompute layer, with which");
+        MemoryFit hopeless = new MemoryFit(chosen, 12, choice -> with(
+                any, choice.recompute() == Recompute.ELEMENTWISE ? List.of(100L, 2L << 30) : List.of(1L << 40, 1L)));
+        assertThatThrownBy(() -> hopeless.checkCards(with(any, List.of(3L << 30, 100L)), List.of(large, small)))
+                .hasMessageContaining("even --recompute elementwise would need 2.00 GiB on cuda:1 (small), so use");
+    }
+
+    private static Card card(String name, long free, Integer... ranks) {
+        return new Card(name, List.of(ranks), new DeviceMemory(0, free, 0));
     }
 
     private static TrainingPlan with(TrainingPlan plan, long arena, int ranks) {
+        return with(plan, Collections.nCopies(ranks, arena));
+    }
+
+    /// @param arenas by rank
+    private static TrainingPlan with(TrainingPlan plan, List<Long> arenas) {
         Map<TensorSpec.Role, Long> roles = new EnumMap<>(TensorSpec.Role.class);
         return new TrainingPlan(
                 plan.train(),
                 plan.evaluate(),
                 plan.layout(),
                 plan.groups(),
-                Collections.nCopies(ranks, new MemoryPlan(0, roles, 0, arena)),
+                arenas.stream().map(arena -> new MemoryPlan(0, roles, 0, arena)).toList(),
                 plan.microbatches());
     }
 

@@ -1,8 +1,10 @@
 package troika.train.config;
 
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import troika.plan.Layout;
@@ -12,7 +14,8 @@ import troika.tensor.UserException;
 /// `0,1:dp2 | 2 zero2`.
 public final class LayoutWords {
     private static final Pattern DEGREE = Pattern.compile("(dp|tp|pp)([0-9]{1,4})");
-    private static final Pattern NUMBERED = Pattern.compile("(zero|chunks|acc)-?([0-9]{1,4})");
+    private static final Pattern NUMBERED = Pattern.compile("(zero|chunks|acc)([0-9]{1,4})");
+    private static final String SHARES = "shares=";
     private static final String EXAMPLES = "write sizes (dp3, tp2 pp2) or a layout (0,1:dp2 | 2), and what else is to"
             + " differ: zero0 to zero3, 1f1b, interleaved, zero-bubble, chunks2, acc4, sequence-parallel, shares=1,1,0.6,"
             + " recompute, no-overlap";
@@ -25,7 +28,13 @@ public final class LayoutWords {
         int[] degrees = {1, 1, 1};
         boolean sized = false;
         List<String> rest = new ArrayList<>();
+        Map<String, String> kinds = new HashMap<>();
         for (String word : line.strip().toLowerCase(Locale.ROOT).split("\\s+", -1)) {
+            String before = kinds.put(kind(word), word);
+            if (before != null && !kind(word).isEmpty()) {
+                throw new UserException("--layout \"" + line.strip() + "\" says both " + before + " and " + word
+                        + ": leave out one of them.");
+            }
             Matcher degree = DEGREE.matcher(word);
             if (degree.matches()) {
                 int which = List.of("dp", "tp", "pp").indexOf(degree.group(1));
@@ -47,6 +56,24 @@ public final class LayoutWords {
         return run;
     }
 
+    /// What a word speaks of, of which a line may speak once; empty for parts of a layout.
+    private static String kind(String word) {
+        for (Pattern pattern : List.of(DEGREE, NUMBERED)) {
+            Matcher matcher = pattern.matcher(word);
+            if (matcher.matches()) {
+                return matcher.group(1);
+            }
+        }
+        if (word.startsWith(SHARES)) {
+            return SHARES;
+        }
+        return switch (word) {
+            case "1f1b", "interleaved", "zero-bubble" -> "schedule";
+            case "sequence-parallel", "recompute", "no-overlap" -> word;
+            default -> "";
+        };
+    }
+
     private static boolean option(String word, TrainingOptionsBuilder run) {
         Matcher numbered = NUMBERED.matcher(word);
         if (numbered.matches()) {
@@ -58,8 +85,8 @@ public final class LayoutWords {
             }
             return true;
         }
-        if (word.startsWith("shares=")) {
-            run.shares = Sharing.shares(word.substring("shares=".length()));
+        if (word.startsWith(SHARES)) {
+            run.shares = Sharing.shares(word.substring(SHARES.length()));
             return true;
         }
         switch (word) {

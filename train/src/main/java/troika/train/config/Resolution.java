@@ -19,6 +19,9 @@ import troika.train.config.DeepSpeedConfig.Scheduler;
 /// must agree; where neither does, the default is Hugging Face's, if it has one.
 final class Resolution {
     private static final long MOST_STEPS = 1L << 40;
+    private static final String TRAIN = "--train-batch-size";
+    private static final String MICRO = "--per-device-train-batch-size";
+    private static final String ACCUMULATION = "--gradient-accumulation-steps";
 
     private final TrainingOptionsBuilder given;
     private final @Nullable DeepSpeedConfig file;
@@ -129,6 +132,17 @@ final class Resolution {
                 given.dumpProgram);
     }
 
+    /// Sequences of a step; see [TrainingOptionsBuilder#batch].
+    int trainBatchSize() {
+        SharingResolution resolution = new SharingResolution(given, file, this);
+        Sharing sharing = resolution.resolve(devices(resolution.leastRanks()));
+        Given train = numbers().train;
+        // The other numbers of a step of so many sequences may be meant for another layout.
+        return train != null && given.sameBatch == null
+                ? Math.toIntExact(train.value())
+                : batch(sharing.layout().microbatchUnit()).trainBatchSize();
+    }
+
     /// @param least ranks that there must be
     private Devices devices(int least) {
         var providers = ServiceLoader.load(DeviceProvider.class);
@@ -147,22 +161,58 @@ final class Resolution {
         return devices;
     }
 
-    private BatchSizes batch(int ranks) {
+    /// What arguments and file together say of batches.
+    private record Numbers(
+            @Nullable Given train,
+            @Nullable Given micro,
+            @Nullable Given accumulation) {}
+
+    private Numbers numbers() {
         var json = file == null ? null : file.batch();
-        Given train = given("--train-batch-size", given.trainBatchSize);
-        Given micro = given("--per-device-train-batch-size", given.microBatchSize);
-        Given accumulation = given("--gradient-accumulation-steps", given.gradientAccumulationSteps);
-        Given jsonTrain = json == null ? null : given("train_batch_size", json.trainBatchSize());
-        Given jsonMicro =
-                json == null ? null : given("train_micro_batch_size_per_gpu", json.trainMicroBatchSizePerGpu());
-        Given jsonAccumulation =
-                json == null ? null : given("gradient_accumulation_steps", json.gradientAccumulationSteps());
-        // The product says more than two numbers that differ, so it comes first.
-        if (jsonTrain != null && micro != null && accumulation != null) {
-            BatchSizes.check(inFile(jsonTrain), micro, accumulation, ranks);
+        return new Numbers(
+                agree(given(TRAIN, given.trainBatchSize), json == null ? null : jsonTrain(json)),
+                agree(
+                        given(MICRO, given.microBatchSize),
+                        json == null
+                                ? null
+                                : given("train_micro_batch_size_per_gpu", json.trainMicroBatchSizePerGpu())),
+                agree(
+                        given(ACCUMULATION, given.gradientAccumulationSteps),
+                        json == null
+                                ? null
+                                : given("gradient_accumulation_steps", json.gradientAccumulationSteps())));
+    }
+
+    private static @Nullable Given jsonTrain(DeepSpeedConfig.Batch json) {
+        return given("train_batch_size", json.trainBatchSize());
+    }
+
+    private BatchSizes batch(int ranks) {
+        Given same = given(TRAIN, given.sameBatch);
+        if (same != null) {
+            return sameBatch(same, ranks);
         }
-        return BatchSizes.solve(
-                agree(train, jsonTrain), agree(micro, jsonMicro), agree(accumulation, jsonAccumulation), ranks);
+        var json = file == null ? null : file.batch();
+        Given train = json == null ? null : jsonTrain(json);
+        Given micro = given(MICRO, given.microBatchSize);
+        Given accumulation = given(ACCUMULATION, given.gradientAccumulationSteps);
+        // The product says more than two numbers that differ, so it comes first.
+        if (train != null && micro != null && accumulation != null) {
+            BatchSizes.check(inFile(train), micro, accumulation, ranks);
+        }
+        Numbers numbers = numbers();
+        return BatchSizes.solve(numbers.train, numbers.micro, numbers.accumulation, ranks);
+    }
+
+    private BatchSizes sameBatch(Given train, int ranks) {
+        Numbers numbers = numbers();
+        Given accumulation = numbers.accumulation;
+        Given micro = numbers.micro;
+        if (accumulation == null && micro != null) {
+            long steps = Math.min(Math.ceilDiv(train.value(), micro.value() * ranks), train.value() / ranks);
+            accumulation = new Given(Math.max(1, steps), ACCUMULATION);
+        }
+        return BatchSizes.solve(train, null, accumulation, ranks);
     }
 
     private static @Nullable Given given(String name, @Nullable Number value) {

@@ -19,8 +19,9 @@ import troika.tensor.UserException;
 /// @param sequenceParallel whether tensor-parallel ranks share the tokens between their products
 /// @param communicationDtype of gradients on their way between ranks: F32, BF16 or F16
 /// @param overlap whether communication goes on beside computation
-/// @param prefetchElements of weights that ZeRO-3 gathers ahead of their use; null: one block
-/// @param liveElements of gathered weights that ZeRO-3 may hold at once; it holds a block at least
+/// @param prefetchElements of weights that ZeRO-3 gathers ahead of their use; null: [Parallelism#PREFETCH] blocks
+/// @param liveElements of gathered weights that ZeRO-3 may hold at once, those in use and those ahead; it holds a
+/// block at least, and gathers fewer ahead than it otherwise would where more would not be allowed
 public record Sharing(
         Layout layout,
         int zeroStage,
@@ -106,7 +107,7 @@ public record Sharing(
     int prefetchBlocks(long layer) {
         long elements = Math.max(1, layer);
         long ahead = prefetchElements == null ? Parallelism.PREFETCH : Math.ceilDiv(prefetchElements, elements);
-        long besides = liveElements == DEFAULT_LIVE ? ahead : Math.max(1, liveElements / elements) - 1;
+        long besides = Math.max(1, liveElements / elements) - 1;
         return (int) Math.min(Math.min(ahead, besides), Integer.MAX_VALUE);
     }
 }

@@ -43,6 +43,10 @@ public final class TrainingOptionsBuilder implements Cloneable {
     @Nullable
     Integer microBatchSize;
 
+    /// In place of all other batch sizes.
+    @Nullable
+    Integer sameBatch;
+
     @Nullable
     Integer gradientAccumulationSteps;
 
@@ -175,10 +179,16 @@ public final class TrainingOptionsBuilder implements Cloneable {
         return this;
     }
 
-    /// Sequences of a step, whatever the arguments make of a microbatch's.
+    /// Sequences of a step: as said or, where only those of a microbatch are, as many as they make in this layout.
+    /// Throws [troika.tensor.UserException] where the layout, or the batch in it, is impossible.
+    public int batch() {
+        return new Resolution(this).trainBatchSize();
+    }
+
+    /// Takes so many sequences a step, whatever arguments and DeepSpeed's file say of them. Accumulation steps are as
+    /// said; where nothing is said of them, as many as keep microbatches from growing larger than said.
     public TrainingOptionsBuilder sameBatch(int sequences) {
-        trainBatchSize = sequences;
-        microBatchSize = null;
+        sameBatch = sequences;
         return this;
     }
 

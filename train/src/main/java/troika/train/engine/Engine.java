@@ -67,10 +67,16 @@ public final class Engine implements AutoCloseable {
         for (int i = 0; i < size; i++) {
             ranks[i] = new Rank(i, capture);
         }
-        for (Rank rank : ranks) {
-            rank.thread.start();
+        try {
+            for (Rank rank : ranks) {
+                rank.thread.start();
+            }
+            run(Job.PREPARE, 0);
+        } catch (RuntimeException | Error e) {
+            // Nobody else could close the ranks that are ready.
+            close();
+            throw e;
         }
-        run(Job.PREPARE, 0);
     }
 
     private enum Job {
@@ -107,16 +113,10 @@ public final class Engine implements AutoCloseable {
     public NonFinite findNonFinite(int program) {
         StepProgram step = programs.get(program);
         for (Rank rank : ranks) {
-            RankProgram own = step.ranks().get(rank.index);
-            for (TensorSpec tensor : own.tensors()) {
-                if (tensor.role() == TensorSpec.Role.WEIGHTS
-                        && tensor.name().startsWith("weight:")
-                        && Inspection.firstNonFinite(
-                                        rank.device, rank.executor().memory().tensor(tensor))
-                                >= 0) {
-                    String where = described(step, tensor, firstReader(own, tensor)) + " on rank " + rank.index;
-                    return new NonFinite(where, rank.index, -1, -1);
-                }
+            String spoilt = new Inspection(rank.device, step.ranks().get(rank.index))
+                    .spoiltWeight(rank.executor().memory(), step.blocks());
+            if (spoilt != null) {
+                return new NonFinite(spoilt + " on rank " + rank.index, rank.index, -1, -1);
             }
         }
         run(Job.INSPECT, program);
@@ -140,26 +140,6 @@ public final class Engine implements AutoCloseable {
     private static String described(StepProgram step, TensorSpec tensor, int block) {
         return "tensor " + tensor.name()
                 + (block < 0 ? "" : " of block " + step.blocks().get(block));
-    }
-
-    /// The block that is the first to read of a tensor or a part of it in the forward; -1 where none does.
-    private static int firstReader(RankProgram program, TensorSpec tensor) {
-        for (Instruction instruction : program.instructions()) {
-            if (instruction.kind() == Instruction.Kind.FORWARD
-                    && instruction.calls().stream()
-                            .flatMap(call -> call.inputs().stream())
-                            .anyMatch(input ->
-                                    input >= 0 && within(program.tensors().get(input), tensor))) {
-                return instruction.block();
-            }
-        }
-        return -1;
-    }
-
-    private static boolean within(TensorSpec part, TensorSpec whole) {
-        return part.host() == whole.host()
-                && part.offset() >= whole.offset()
-                && part.offset() < whole.offset() + whole.bytes();
     }
 
     /// A host tensor of a rank as memory that the host may read and write.
@@ -378,8 +358,8 @@ public final class Engine implements AutoCloseable {
                     for (int i = 0; i < programs.size(); i++) {
                         ends.add(groups.of(i, index));
                     }
-                    RankMemory memory =
-                            new RankMemory(index, device, own.getFirst().deviceBytes(), host);
+                    Arenas memory =
+                            new Arenas(index, device, own.getFirst().deviceBytes(), host);
                     executor = new RankExecutor(
                             own,
                             programs.getFirst().blocks(),

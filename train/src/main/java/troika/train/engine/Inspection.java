@@ -3,8 +3,13 @@ package troika.train.engine;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Comparator;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import troika.graph.Op;
+import troika.graph.Shares;
+import troika.graph.TensorParallel;
 import troika.plan.Call;
 import troika.plan.Instruction;
 import troika.plan.RankProgram;
@@ -28,20 +33,24 @@ final class Inspection {
 
     /// What was found.
     ///
+    /// @param position of the call among those of its block, phase and microbatch, which the ranks that share a block
+    /// have in common
     /// @param token row of the microbatch, or −1
     /// @param collective whether ranks together wrote it
-    record Found(Instruction instruction, TensorSpec tensor, long token, boolean collective) {
+    record Found(Instruction instruction, TensorSpec tensor, int position, long token, boolean collective) {
         private static final int BACKWARD = 2;
 
         /// Puts what ranks found each first in an order in which no cause comes behind its effect, whatever the
         /// layout: instructions of different ranks have no common numbers, nor have microbatches. Forwards pass
         /// what they make on to forwards of later blocks and to backwards, backwards to those of earlier
-        /// blocks, and all to what is done with gradients; a rank's kernel to the collective it takes part in.
+        /// blocks, and all to what is done with gradients; within a block the ranks that share it take the same steps,
+        /// and elsewhere a rank's kernel passes on to the collective it takes part in.
         static final Comparator<Found> CAUSES_FIRST = Comparator.<Found>comparingInt(
                         found -> phase(found.instruction.kind()))
                 .thenComparingInt(found -> phase(found.instruction.kind()) == BACKWARD
                         ? -found.instruction.block()
                         : found.instruction.block())
+                .thenComparingInt(Found::position)
                 .thenComparing(Found::collective)
                 .thenComparingInt(found -> found.instruction.microbatch());
 
@@ -59,7 +68,7 @@ final class Inspection {
     ///
     /// @param memory where the rank's tensors are
     @Nullable
-    Found look(Instruction instruction, Call call, RankMemory memory) {
+    Found look(Instruction instruction, Call call, Arenas memory) {
         switch (call.op()) {
             // What is only moved was found where it was made; and a part of the loss knows no label's logit but
             // those of its own rows, which is minus infinity.
@@ -75,6 +84,7 @@ final class Inspection {
                 return new Found(
                         instruction,
                         tensor,
+                        position(instruction, call),
                         token(instruction, call, tensor, element),
                         call.op().collective());
             }
@@ -82,9 +92,10 @@ final class Inspection {
         return null;
     }
 
+    /// The row of the microbatch that an element belongs to, or −1 where no one row can be named.
     private long token(Instruction instruction, Call call, TensorSpec tensor, long element) {
         Shape shape = tensor.shape();
-        if (tensor.role() != TensorSpec.Role.ACTIVATIONS || instruction.block() < 0) {
+        if (tensor.role() != TensorSpec.Role.ACTIVATIONS || instruction.block() < 0 || instruction.microbatch() < 0) {
             return -1;
         }
         if (call.op() instanceof Op.Attention && shape.rank() == 3) {
@@ -92,25 +103,117 @@ final class Inspection {
             return element / (shape.size(1) * shape.size(2)) * shape.size(2) + element % shape.size(2);
         }
         long columns = shape.rank() == 1 ? 1 : shape.size(-1);
-        return firstToken(instruction, call) + element / columns;
+        long row = element / columns;
+        if (loss(call.op()) || call.op() instanceof Op.Linear || call.op() instanceof Op.LinearBackwardInput) {
+            return firstOfChunk(instruction, call) + row;
+        }
+        long rows = shape.elements() / columns;
+        long tokens = program.tensor("tokens " + instruction.microbatch()).shape().elements();
+        return rows == tokens ? row : localRow(row, rows, tokens);
+    }
+
+    /// Under sequence parallelism a rank has some rows of norms and residuals, dealt as [TensorParallel#tokens] says.
+    private long localRow(long row, long rows, long tokens) {
+        for (RankProgram.Axis axis : program.axes()) {
+            if (axis.name().equals(TensorParallel.AXIS)) {
+                Shares shares = new Shares(tokens, axis.ranks().size());
+                int index = axis.ranks().indexOf(program.rank());
+                return rows == shares.size(index) ? shares.start(index) + row : -1;
+            }
+        }
+        return -1;
+    }
+
+    private static boolean loss(Op op) {
+        return op instanceof Op.CrossEntropy || op instanceof Op.CrossEntropyWhole;
     }
 
     /// The first row of the chunk that a call of the loss head works on; 0 elsewhere.
-    private long firstToken(Instruction instruction, Call call) {
+    private long firstOfChunk(Instruction instruction, Call call) {
         long done = 0;
         long chunk = 0;
-        for (Call before : instruction.calls()) {
-            boolean loss = before.op() instanceof Op.CrossEntropy || before.op() instanceof Op.CrossEntropyWhole;
-            if (loss) {
+        List<Call> calls = calls(instruction);
+        for (Call before : calls.subList(0, calls.indexOf(call) + 1)) {
+            if (loss(before.op())) {
                 chunk = done;
                 done += program.tensors().get(before.inputs().get(1)).shape().elements();
             }
-            if (before.equals(call)) {
-                // A chunk's product of logits comes before its loss, the rest after.
-                return loss || !(call.op() instanceof Op.Linear) ? chunk : done;
+        }
+        // A chunk's product of logits comes before its loss, the rest after.
+        return call.op() instanceof Op.Linear ? done : chunk;
+    }
+
+    private int position(Instruction instruction, Call call) {
+        return instruction.block() < 0 ? 0 : calls(instruction).indexOf(call);
+    }
+
+    /// All calls of an instruction's block, phase and microbatch: collectives between them make several instructions
+    /// of them.
+    private List<Call> calls(Instruction instruction) {
+        return program.instructions().stream()
+                .filter(part -> Found.phase(part.kind()) == Found.phase(instruction.kind())
+                        && part.block() == instruction.block()
+                        && part.microbatch() == instruction.microbatch())
+                .flatMap(part -> part.calls().stream())
+                .toList();
+    }
+
+    /// The rank's first weight that is not finite, in words, or null.
+    ///
+    /// @param blocks names
+    @Nullable
+    String spoiltWeight(Arenas memory, List<String> blocks) {
+        for (TensorSpec tensor : program.tensors()) {
+            if (tensor.role() == TensorSpec.Role.WEIGHTS && tensor.name().startsWith("weights:")) {
+                long element = firstNonFinite(device, memory.tensor(tensor));
+                if (element >= 0) {
+                    return weight(tensor, element, blocks);
+                }
             }
         }
-        return 0;
+        return null;
+    }
+
+    /// The first weight that the forward reads of what holds this element of a group's weights: of the tensor itself
+    /// or, where that is a shard, of what it has been gathered to.
+    private String weight(TensorSpec weights, long element, List<String> blocks) {
+        long offset = element * weights.dtype().bytes();
+        // Where the element is; memory of what was gathered is used for something else behind the last use.
+        Set<Long> places = new HashSet<>(Set.of(weights.offset() + offset));
+        for (Instruction instruction : program.instructions()) {
+            for (Call call : instruction.calls()) {
+                for (int input : call.inputs()) {
+                    if (input >= 0 && instruction.kind() == Instruction.Kind.FORWARD) {
+                        TensorSpec read = program.tensors().get(input);
+                        if (read.name().startsWith("weight:") && places.stream().anyMatch(at -> holds(read, at))) {
+                            return "tensor " + read.name() + " of block " + blocks.get(instruction.block());
+                        }
+                    }
+                }
+                for (int output : call.outputs()) {
+                    TensorSpec written = program.tensors().get(output);
+                    places.removeIf(at -> holds(written, at));
+                    if (call.op() instanceof Op.AllGather(String axis)
+                            && call.inputs().contains(weights.id())) {
+                        places.add(written.offset() + shard(axis) * weights.bytes() + offset);
+                    }
+                }
+            }
+        }
+        return "tensor " + weights.name();
+    }
+
+    private static boolean holds(TensorSpec tensor, long at) {
+        return !tensor.host() && tensor.offset() <= at && at < tensor.offset() + tensor.bytes();
+    }
+
+    /// Which of the shards on an axis is this rank's.
+    private int shard(String axis) {
+        return program.axes().stream()
+                .filter(named -> named.name().equals(axis))
+                .findFirst()
+                .map(named -> named.ranks().indexOf(program.rank()))
+                .orElse(program.rank());
     }
 
     /// The first element that is not finite, or −1.

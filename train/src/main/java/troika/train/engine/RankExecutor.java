@@ -21,7 +21,7 @@ import troika.tensor.Tensor;
 /// Executes a rank's programs: issues their instructions in order, each to its lane's stream, with events
 /// where another lane waits. Used by one thread, the rank's.
 final class RankExecutor implements AutoCloseable {
-    private final RankMemory memory;
+    private final Arenas memory;
     private final Map<Lane, Stream> streams = new EnumMap<>(Lane.class);
     private final Prepared[] programs;
     private @Nullable Prepared last;
@@ -210,6 +210,7 @@ final class RankExecutor implements AutoCloseable {
     }
 
     /// @param blocks names
+    /// @param memory which is given back by [#close], or where this fails
     /// @param groups by program
     /// @param capture whether instructions are captured once and then launched, rather than dispatched
     /// each time; but for those whose communicators cannot be captured
@@ -217,12 +218,28 @@ final class RankExecutor implements AutoCloseable {
     RankExecutor(
             List<RankProgram> programs,
             List<String> blocks,
-            RankMemory memory,
+            Arenas memory,
             Device device,
             List<Groups.Ends> groups,
             boolean capture,
             boolean checked) {
         this.memory = memory;
+        this.programs = new Prepared[programs.size()];
+        try {
+            prepare(programs, blocks, device, groups, capture, checked);
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
+        }
+    }
+
+    private void prepare(
+            List<RankProgram> programs,
+            List<String> blocks,
+            Device device,
+            List<Groups.Ends> groups,
+            boolean capture,
+            boolean checked) {
         for (RankProgram program : programs) {
             for (Instruction instruction : program.instructions()) {
                 streams.computeIfAbsent(
@@ -232,7 +249,6 @@ final class RankExecutor implements AutoCloseable {
                                 workspace(programs, lane, memory)));
             }
         }
-        this.programs = new Prepared[programs.size()];
         int numbers = 0;
         for (int i = 0; i < this.programs.length; i++) {
             RankProgram program = programs.get(i);
@@ -245,7 +261,7 @@ final class RankExecutor implements AutoCloseable {
 
     /// The scratch memory of a lane's kernels, or of its communicators, or null. It is the same in all programs
     /// that have it.
-    static @Nullable Tensor workspace(List<RankProgram> programs, Lane lane, RankMemory memory) {
+    static @Nullable Tensor workspace(List<RankProgram> programs, Lane lane, Arenas memory) {
         String name = "workspace:" + lane;
         return programs.stream()
                 .flatMap(program -> program.tensors().stream())
@@ -255,7 +271,7 @@ final class RankExecutor implements AutoCloseable {
                 .orElse(null);
     }
 
-    RankMemory memory() {
+    Arenas memory() {
         return memory;
     }
 

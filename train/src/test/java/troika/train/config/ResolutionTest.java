@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -238,6 +239,38 @@ class ResolutionTest {
         refused(run().lrSchedulerType(SchedulerType.CONSTANT).warmupSteps(3), "constant_with_warmup");
         refused(run().minLearningRate(1), "smallest learning rate 1 is above");
         refused(run().microBatchSize(0), "--per-device-train-batch-size must be from 1");
+    }
+
+    /// In place of all that is said of batches but accumulation steps; a blank is not given.
+    @ParameterizedTest
+    @CsvSource({
+        // micro, accumulation, ranks -> micro, accumulation
+        "2, 1, 1, 6, 1",
+        "2, , 1, 2, 3",
+        "1, , 5, 2, 1",
+        "4, , 2, 3, 1",
+        "8, 2, 3, 1, 2",
+        ", , 2, 3, 1",
+    })
+    void layoutsMayTakeTheSameBatch(
+            @Nullable Integer micro, @Nullable Integer accumulation, int ranks, int largest, int steps)
+            throws IOException {
+        BatchSizes expected = new BatchSizes(6, largest, steps, ranks);
+        TrainingOptionsBuilder arguments = run().devices("cpu:" + ranks);
+        StringBuilder json = new StringBuilder("{\"train_batch_size\": 48");
+        if (micro != null) {
+            arguments.microBatchSize(micro);
+            json.append(", \"train_micro_batch_size_per_gpu\": ").append(micro);
+        }
+        if (accumulation != null) {
+            arguments.gradientAccumulationSteps(accumulation);
+            json.append(", \"gradient_accumulation_steps\": ").append(accumulation);
+        }
+        assertThat(arguments.sameBatch(6).build().batch()).isEqualTo(expected);
+        TrainingOptionsBuilder file = with(json + "}").devices("cpu:" + ranks);
+        assertThat(file.batch()).isEqualTo(48);
+        assertThat(file.sameBatch(6).build().batch()).isEqualTo(expected);
+        assertThat(file.batch()).isEqualTo(6);
     }
 
     @Test

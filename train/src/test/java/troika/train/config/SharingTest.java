@@ -13,6 +13,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import troika.plan.Layout;
+import troika.plan.Parallelism;
 import troika.plan.PipelineSchedule;
 import troika.tensor.DType;
 import troika.tensor.UserException;
@@ -106,8 +107,12 @@ class SharingTest {
     @Test
     void blocksAreGatheredAheadAsFarAsTheBucketReaches() throws IOException {
         Sharing plain = run(2).zeroStage(3).build().sharing();
-        assertThat(plain.prefetchBlocks(1)).isEqualTo(1);
-        assertThat(plain.prefetchBlocks(1L << 40)).isEqualTo(1);
+        assertThat(plain.prefetchBlocks(1)).isEqualTo(Parallelism.PREFETCH);
+        // Of 10⁹ elements that may be live, two blocks of 400 million; a larger one is alone.
+        assertThat(plain.prefetchBlocks(250_000_000)).isEqualTo(3);
+        assertThat(plain.prefetchBlocks(400_000_000)).isEqualTo(1);
+        assertThat(plain.prefetchBlocks(600_000_000)).isZero();
+        assertThat(plain.prefetchBlocks(1L << 40)).isZero();
         String json = "{\"zero_optimization\": {\"stage\": 3, \"stage3_prefetch_bucket_size\": 5e7%s}}";
         Sharing bucket = with(2, json.formatted("")).build().sharing();
         assertThat(bucket.prefetchBlocks(200_000_000)).isEqualTo(1);
@@ -258,7 +263,22 @@ class SharingTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"''", "' '", "dp", "tp2 0 | 1", "dp2 fast", "zero"})
+    @CsvSource(delimiter = ';', textBlock = """
+            dp2 dp3;                      dp2 and dp3
+            tp2 pp2 zero1 zero2;          zero1 and zero2
+            dp2 acc2 acc2;                acc2 and acc2
+            pp2 1f1b zero-bubble;         1f1b and zero-bubble
+            dp2 shares=1,2 shares=1,1;    shares=1,2 and shares=1,1
+            pp2 interleaved chunks2 chunks3; chunks2 and chunks3
+            """)
+    void aLineSaysAThingOnce(String line, String both) {
+        assertThatThrownBy(() -> LayoutWords.apply(line, run(1)))
+                .isInstanceOf(UserException.class)
+                .hasMessage("--layout \"" + line + "\" says both " + both + ": leave out one of them.");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"''", "' '", "dp", "tp2 0 | 1", "dp2 fast", "zero", "dp2 zero-2", "dp2 acc-4"})
     void otherLinesAreRefused(String line) {
         assertThatThrownBy(() -> LayoutWords.apply(line, run(1)))
                 .isInstanceOf(UserException.class)

@@ -32,7 +32,7 @@ import troika.tensor.Tensor;
 final class Shuffled {
     private final RankProgram program;
     private final Device device;
-    private final RankMemory memory;
+    private final Arenas memory;
     private final Dispatch dispatch;
     private final Map<Lane, Stream> streams = new EnumMap<>(Lane.class);
     private final Map<Lane, List<Instruction>> lanes = new EnumMap<>(Lane.class);
@@ -57,7 +57,7 @@ final class Shuffled {
         this.program = program;
         this.device = device;
         this.delayed = delayed;
-        memory = new RankMemory(program.rank(), device, program.deviceBytes(), program.hostBytes());
+        memory = new Arenas(program.rank(), device, program.deviceBytes(), program.hostBytes());
         for (Lane lane : Lane.values()) {
             Tensor workspace = RankExecutor.workspace(List.of(program), lane, memory);
             streams.put(lane, device.stream("shuffled " + lane, workspace));

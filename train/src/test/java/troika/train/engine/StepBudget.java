@@ -80,7 +80,7 @@ public final class StepBudget {
                 .training()
                 .train();
         RankProgram program = whole.ranks().getFirst();
-        RankMemory memory = new RankMemory(0, device, program.deviceBytes(), program.hostBytes());
+        Arenas memory = new Arenas(0, device, program.deviceBytes(), program.hostBytes());
         Groups groups = new Groups(List.of(whole), List.of(device), Communicators::create);
         Dispatch dispatch = new Dispatch(device.kernels(), groups.of(0, 0), memory.tensors(program));
         Stream stream = device.stream("budget", memory.tensor(program.tensor("workspace:COMPUTE")));
@@ -181,7 +181,7 @@ public final class StepBudget {
     }
 
     /// Numbers of about 0.05 in both floating-point forms; tokens, labels and positions that are valid.
-    private static void fill(Device device, RankMemory memory, RankProgram program, int vocabulary, int sequence) {
+    private static void fill(Device device, Arenas memory, RankProgram program, int vocabulary, int sequence) {
         SplittableRandom random = new SplittableRandom(1);
         MemorySegment numbers = MemorySegment.ofArray(new byte[PIECE]);
         for (long i = 0; i < PIECE; i += 2) {

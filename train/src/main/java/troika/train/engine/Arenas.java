@@ -7,15 +7,20 @@ import troika.tensor.Memory;
 import troika.tensor.Tensor;
 
 /// A rank's two arenas: all the memory it uses, taken once.
-final class RankMemory implements AutoCloseable {
+final class Arenas implements AutoCloseable {
     private final Device device;
     private final Memory deviceArena;
     private final Memory hostArena;
 
-    RankMemory(int rank, Device device, long deviceBytes, long hostBytes) {
+    Arenas(int rank, Device device, long deviceBytes, long hostBytes) {
         this.device = device;
         this.deviceArena = device.allocate("device arena of rank " + rank, deviceBytes);
-        this.hostArena = device.allocateHost("host arena of rank " + rank, hostBytes);
+        try {
+            this.hostArena = device.allocateHost("host arena of rank " + rank, hostBytes);
+        } catch (RuntimeException | Error e) {
+            device.free(deviceArena);
+            throw e;
+        }
     }
 
     Memory deviceArena() {
