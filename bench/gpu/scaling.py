@@ -8,6 +8,7 @@ from pathlib import Path
 
 PEER = Path(__file__).resolve().parent.parent / "peers/pytorch_fsdp2.py"
 SEQUENCE = 2048
+PEER_STEPS = 14
 
 # name: Troika's preset, the peer's name, most sequences of a microbatch, steps, seconds that a run may take, Troika's
 # further options, the peer's tries until one fits the card
@@ -171,7 +172,7 @@ class Scaling:
             output = self.bench.call(
                 f"{model} {name}" + (f", {parts} × {batch}" if parts > 1 else ""),
                 ["torchrun", "--standalone", "--nproc-per-node", len(cards), PEER, "--model", peer, "--batch", batch,
-                 "--accumulate", parts, "--seq", SEQUENCE, "--steps", 12, *shlex.split(further),
+                 "--accumulate", parts, "--seq", SEQUENCE, "--steps", PEER_STEPS, *shlex.split(further),
                  *shlex.split(self.options.peers)],
                 {**NO_MULTICAST, "CUDA_VISIBLE_DEVICES": ",".join(map(str, cards))}, limit=limit)
             found = [line for line in (output or "").splitlines() if line.startswith('{"peer"')]
@@ -179,7 +180,7 @@ class Scaling:
                 self.parts[model] = parts
                 result = json.loads(found[-1])
                 return dict(batch=result["tokens"] // SEQUENCE, tokens_per_s=result["tokens_per_s"], step_s=result["step_s"],
-                            allocated_gib=result["peak_gib"], parts=parts)
+                            steps=PEER_STEPS - 4, allocated_gib=result["peak_gib"], parts=parts)
         return None
 
     def table(self):
@@ -216,7 +217,7 @@ def table(rows, missing):
             peers[key] = max(peers.get(key, 0), row["tokens_per_s"])
     lines = [
         "",
-        "| model | layout | ranks | cards | batch | tokens/s | efficiency | of FSDP2 | GiB, fullest card | GiB, planned for the largest rank |",
+        "| model | layout | ranks | cards | batch | tokens/s, median of steps | efficiency | of FSDP2 | GiB, fullest card | GiB, planned for the largest rank |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -230,7 +231,7 @@ def table(rows, missing):
         if row.get("parts", 1) > 1:
             layout += f", {row['parts']} microbatches"
         lines.append(f"| {row['model']} | {layout} | {row['ranks']} | {cards} | {row['batch']} × {row['sequence']} | "
-                     f"{speed:,.0f} | {efficiency} | {ratio} | {peak} | {plan} |")
+                     f"{speed:,.0f} of {row['steps']} | {efficiency} | {ratio} | {peak} | {plan} |")
     if missing:
         lines.append("\nWithout a figure (failed or not begun, see above): " + "; ".join(missing) + ".")
     return "\n".join(lines)
