@@ -22,8 +22,9 @@ class DecoderTest {
                 .modelDirectory();
         ModelConfig config = ModelConfig.read(model);
         TinyRun.config(config, config.layers() + 1).write(Files.createDirectories(folder.resolve("deeper")), "float32");
-        Files.copy(folder.resolve("deeper/config.json"), Files.createDirectories(folder.resolve("copy"))
-                .resolve("config.json"));
+        Files.copy(
+                folder.resolve("deeper/config.json"),
+                Files.createDirectories(folder.resolve("copy")).resolve("config.json"));
         for (Path file : Files.list(model).toList()) {
             if (file.toString().contains("safetensors")) {
                 Files.copy(file, folder.resolve("copy").resolve(file.getFileName()));
@@ -38,8 +39,8 @@ class DecoderTest {
 
     private static long threads() {
         return Thread.getAllStackTraces().keySet().stream()
-                .filter(thread -> thread.getName().contains("rank 0")
-                        || thread.getName().contains("cpu"))
+                .filter(thread ->
+                        thread.getName().contains("rank 0") || thread.getName().contains("cpu"))
                 .count();
     }
 }
