@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import troika.model.ModelConfig;
@@ -25,9 +26,11 @@ class DecoderTest {
         Files.copy(
                 folder.resolve("deeper/config.json"),
                 Files.createDirectories(folder.resolve("copy")).resolve("config.json"));
-        for (Path file : Files.list(model).toList()) {
-            if (file.toString().contains("safetensors")) {
-                Files.copy(file, folder.resolve("copy").resolve(file.getFileName()));
+        try (Stream<Path> files = Files.list(model)) {
+            for (Path file : files.toList()) {
+                if (file.toString().contains("safetensors")) {
+                    Files.copy(file, folder.resolve("copy").resolve(file.getFileName()));
+                }
             }
         }
         long before = threads();
