@@ -15,10 +15,10 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import troika.train.config.TrainingOptions;
-import troika.train.config.TrainingOptionsBuilder;
 import troika.tensor.DType;
 import troika.tensor.UserException;
+import troika.train.config.TrainingOptions;
+import troika.train.config.TrainingOptionsBuilder;
 
 class CertifierTest {
     @TempDir

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import troika.model.ModelConfig;
@@ -22,11 +23,14 @@ class DecoderTest {
                 .modelDirectory();
         ModelConfig config = ModelConfig.read(model);
         TinyRun.config(config, config.layers() + 1).write(Files.createDirectories(folder.resolve("deeper")), "float32");
-        Files.copy(folder.resolve("deeper/config.json"), Files.createDirectories(folder.resolve("copy"))
-                .resolve("config.json"));
-        for (Path file : Files.list(model).toList()) {
-            if (file.toString().contains("safetensors")) {
-                Files.copy(file, folder.resolve("copy").resolve(file.getFileName()));
+        Files.copy(
+                folder.resolve("deeper/config.json"),
+                Files.createDirectories(folder.resolve("copy")).resolve("config.json"));
+        try (Stream<Path> files = Files.list(model)) {
+            for (Path file : files.toList()) {
+                if (file.toString().contains("safetensors")) {
+                    Files.copy(file, folder.resolve("copy").resolve(file.getFileName()));
+                }
             }
         }
         long before = threads();
@@ -38,8 +42,8 @@ class DecoderTest {
 
     private static long threads() {
         return Thread.getAllStackTraces().keySet().stream()
-                .filter(thread -> thread.getName().contains("rank 0")
-                        || thread.getName().contains("cpu"))
+                .filter(thread ->
+                        thread.getName().contains("rank 0") || thread.getName().contains("cpu"))
                 .count();
     }
 }

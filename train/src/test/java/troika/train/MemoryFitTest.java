@@ -75,7 +75,7 @@ class MemoryFitTest {
 
     private void check(DeviceMemory memory) {
         new MemoryFit(CHOSEN, OPTIONS.batch(), this::plan)
-.checkCards(plan(CHOSEN), List.of(new Card(DEVICE, List.of(0), memory)));
+                .checkCards(plan(CHOSEN), List.of(new Card(DEVICE, List.of(0), memory)));
     }
 
     @Test
@@ -139,8 +139,7 @@ class MemoryFitTest {
             return with(any, fits ? 100 : 200, ranks);
         });
         // The ranks share a card, so that 300 are for all three.
-        assertThatThrownBy(
-                        () -> fit.checkCards(with(any, 200, ranks), List.of(card(DEVICE, 300, 0, 1, 2))))
+        assertThatThrownBy(() -> fit.checkCards(with(any, 200, ranks), List.of(card(DEVICE, 300, 0, 1, 2))))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining(" for its 3 ranks, which has ")
                 .hasMessageContaining(": give " + words + ", with which it needs ");
@@ -171,8 +170,12 @@ class MemoryFitTest {
         assertThatThrownBy(() -> fit.checkCards(with(any, List.of(3L << 30, 100L)), List.of(large, small)))
                 .hasMessageContaining(" on cuda:0 (large), which has ")
                 .hasMessageContaining(": give --recompute layer, with which");
-        MemoryFit hopeless = new MemoryFit(chosen, 12, choice -> with(
-                any, choice.recompute() == Recompute.ELEMENTWISE ? List.of(100L, 2L << 30) : List.of(1L << 40, 1L)));
+        MemoryFit hopeless = new MemoryFit(
+                chosen,
+                12,
+                choice -> with(
+                        any,
+                        choice.recompute() == Recompute.ELEMENTWISE ? List.of(100L, 2L << 30) : List.of(1L << 40, 1L)));
         assertThatThrownBy(() -> hopeless.checkCards(with(any, List.of(3L << 30, 100L)), List.of(large, small)))
                 .hasMessageContaining("even --recompute elementwise would need 2.00 GiB on cuda:1 (small), so use");
     }

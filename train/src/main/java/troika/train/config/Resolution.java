@@ -178,9 +178,7 @@ final class Resolution {
                                 : given("train_micro_batch_size_per_gpu", json.trainMicroBatchSizePerGpu())),
                 agree(
                         given(ACCUMULATION, given.gradientAccumulationSteps),
-                        json == null
-                                ? null
-                                : given("gradient_accumulation_steps", json.gradientAccumulationSteps())));
+                        json == null ? null : given("gradient_accumulation_steps", json.gradientAccumulationSteps())));
     }
 
     private static @Nullable Given jsonTrain(DeepSpeedConfig.Batch json) {

@@ -10,7 +10,6 @@ import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 import troika.comm.Communicator;
 import troika.comm.Communicators;
-import troika.plan.Instruction;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
@@ -358,8 +357,7 @@ public final class Engine implements AutoCloseable {
                     for (int i = 0; i < programs.size(); i++) {
                         ends.add(groups.of(i, index));
                     }
-                    Arenas memory =
-                            new Arenas(index, device, own.getFirst().deviceBytes(), host);
+                    Arenas memory = new Arenas(index, device, own.getFirst().deviceBytes(), host);
                     executor = new RankExecutor(
                             own,
                             programs.getFirst().blocks(),

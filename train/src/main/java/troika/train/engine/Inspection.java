@@ -33,8 +33,8 @@ final class Inspection {
 
     /// What was found.
     ///
-    /// @param position of the call among those of its block, phase and microbatch, which the ranks that share a block
-    /// have in common
+    /// @param position of the call among those of its block, phase and microbatch, which the ranks that
+    /// share a block have in common
     /// @param token row of the microbatch, or −1
     /// @param collective whether ranks together wrote it
     record Found(Instruction instruction, TensorSpec tensor, int position, long token, boolean collective) {
@@ -43,8 +43,8 @@ final class Inspection {
         /// Puts what ranks found each first in an order in which no cause comes behind its effect, whatever the
         /// layout: instructions of different ranks have no common numbers, nor have microbatches. Forwards pass
         /// what they make on to forwards of later blocks and to backwards, backwards to those of earlier
-        /// blocks, and all to what is done with gradients; within a block the ranks that share it take the same steps,
-        /// and elsewhere a rank's kernel passes on to the collective it takes part in.
+        /// blocks, and all to what is done with gradients; within a block the ranks that share it take the
+        /// same steps, and elsewhere a rank's kernel passes on to the collective it takes part in.
         static final Comparator<Found> CAUSES_FIRST = Comparator.<Found>comparingInt(
                         found -> phase(found.instruction.kind()))
                 .thenComparingInt(found -> phase(found.instruction.kind()) == BACKWARD
@@ -108,7 +108,8 @@ final class Inspection {
             return firstOfChunk(instruction, call) + row;
         }
         long rows = shape.elements() / columns;
-        long tokens = program.tensor("tokens " + instruction.microbatch()).shape().elements();
+        long tokens =
+                program.tensor("tokens " + instruction.microbatch()).shape().elements();
         return rows == tokens ? row : localRow(row, rows, tokens);
     }
 

@@ -27,14 +27,11 @@ class EngineCloseTest {
         TinyRun.Job job = TinyRun.job().ranks(3);
         List<Device> devices = TinyRun.devices(3);
         TrainingPlan plan = job.plan();
-        List<Device> watched = List.of(
-                watched(devices.get(0), ""), watched(devices.get(1), failing), watched(devices.get(2), ""));
+        List<Device> watched =
+                List.of(watched(devices.get(0), ""), watched(devices.get(1), failing), watched(devices.get(2), ""));
         try {
             assertThatThrownBy(() -> new Engine(
-                            List.of(plan.train(), plan.evaluate()),
-                            watched,
-                            _ -> Communicators.create(devices),
-                            false))
+                            List.of(plan.train(), plan.evaluate()), watched, _ -> Communicators.create(devices), false))
                     .isInstanceOf(DeviceException.class)
                     .hasMessageStartingWith("no more of " + failing);
             assertThat(taken).isEmpty();

@@ -90,7 +90,8 @@ class NonFiniteTest {
                             .setAtIndex(ValueLayout.JAVA_INT, (long) sequence * TinyRun.SEQUENCE + i, 1);
                 }
                 engine.write(
-                        rank, "weight:embedding.weight", job.config().hiddenSize(), MemorySegment.ofArray(new short[] {one
+                        rank, "weight:embedding.weight", job.config().hiddenSize(), MemorySegment.ofArray(new short[] {
+                            one
                         }));
                 short[] norm = new short[job.config().hiddenSize()];
                 Arrays.fill(norm, large);
@@ -121,9 +122,8 @@ class NonFiniteTest {
         try (Engine engine = Engine.inProcess(List.of(plan.train()), devices)) {
             String weights = "weights:layers.1";
             long shard = engine.elements(rank, weights);
-            long start = shard == group.elements()
-                    ? 0
-                    : job.layout().place(rank).replica() * shard;
+            long start =
+                    shard == group.elements() ? 0 : job.layout().place(rank).replica() * shard;
             for (int i = 0; i < group.parameters().size(); i++) {
                 long last = group.offsets().get(i) + group.parameters().get(i).elements() - 1 - start;
                 if (last < 0 || last >= shard) {
@@ -133,8 +133,8 @@ class NonFiniteTest {
                 engine.write(rank, weights, last, nan);
                 NonFinite found = engine.findNonFinite(0);
                 assertThat(found.where())
-                        .isEqualTo("tensor weight:" + group.parameters().get(i).name()
-                                + " of block layers.1 on rank " + rank);
+                        .isEqualTo("tensor weight:" + group.parameters().get(i).name() + " of block layers.1 on rank "
+                                + rank);
                 assertThat(found.token()).isNegative();
                 assertThat(found.microbatch()).isNegative();
                 engine.write(rank, weights, last, MemorySegment.ofArray(new short[1]));
