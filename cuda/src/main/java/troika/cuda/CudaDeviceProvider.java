@@ -74,7 +74,7 @@ public final class CudaDeviceProvider implements DeviceProvider {
     private static void requireUsable(int ordinal) {
         requireDriver(CudaLibraries.driverVersion());
         // Before other threads read the environment.
-        CudaLibraries.allowConnections();
+        CudaLibraries.setEnvironment();
         CudaLibraries.nvml();
         CudaLibraries.loadAhead();
         try {

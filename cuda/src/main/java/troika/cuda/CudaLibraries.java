@@ -126,16 +126,22 @@ final class CudaLibraries {
         return nccl == null ? null : nccl.library();
     }
 
-    /// Asks the driver for its most hardware queues a card, before it is started. It has 8 by default, and
-    /// streams that share a queue wait for each other although nothing of theirs depends: a rank has up to
-    /// seven lanes, several ranks may share a card, and a copy that waits for another rank would hold up a
-    /// product behind it. A value that the user has set stays.
-    static void allowConnections() {
+    /// What libraries read from the environment, set before they are loaded; values that the user has set stay.
+    ///
+    /// - The most hardware queues a card: the driver has 8 by default, and streams that share a queue wait for each
+    ///   other although nothing of theirs depends. A rank has up to seven lanes, several ranks may share a card,
+    and
+    ///   a copy that waits for another rank would hold up a product behind it.
+    /// - No NVLink multicast in NCCL: it needs rights that containers often lack, and then ends the process.
+    static void setEnvironment() {
         MethodHandle function = new NativeLibrary("libc", Linker.nativeLinker().defaultLookup())
                 .function("setenv", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS, ValueLayout.ADDRESS, JAVA_INT});
         try (Arena arena = Arena.ofConfined()) {
-            Native.check("setenv", (int) function.invokeExact(
-                    arena.allocateFrom("CUDA_DEVICE_MAX_CONNECTIONS"), arena.allocateFrom("32"), 0));
+            for (String[] variable :
+                    new String[][] {{"CUDA_DEVICE_MAX_CONNECTIONS", "32"}, {"NCCL_NVLS_ENABLE", "0"}}) {
+                Native.check("setenv", (int)
+                        function.invokeExact(arena.allocateFrom(variable[0]), arena.allocateFrom(variable[1]), 0));
+            }
         } catch (Throwable e) {
             throw Native.failed("setenv", e);
         }
