@@ -126,13 +126,13 @@ final class CudaLibraries {
         return nccl == null ? null : nccl.library();
     }
 
-    /// What libraries read from the environment, set before they are loaded; values that the user has set stay.
+    /// What libraries read from the environment, set before they are loaded; values that the user has set
+    /// stay.
     ///
-    /// - The most hardware queues a card: the driver has 8 by default, and streams that share a queue wait for each
-    ///   other although nothing of theirs depends. A rank has up to seven lanes, several ranks may share a card,
-    and
-    ///   a copy that waits for another rank would hold up a product behind it.
-    /// - No NVLink multicast in NCCL: it needs rights that containers often lack, and then ends the process.
+    /// - The most hardware queues a card: the driver has 8 by default, and streams that share a queue wait
+    ///   for each other although nothing of theirs depends. A rank has up to seven lanes, several ranks may
+    ///   share a card, and a copy that waits for another rank would hold up a product behind it.
+    /// - No NVLink multicast in NCCL: where it goes wrong it can take a machine's cards out of service.
     static void setEnvironment() {
         MethodHandle function = new NativeLibrary("libc", Linker.nativeLinker().defaultLookup())
                 .function("setenv", JAVA_INT, new MemoryLayout[] {ValueLayout.ADDRESS, ValueLayout.ADDRESS, JAVA_INT});
