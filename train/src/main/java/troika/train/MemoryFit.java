@@ -87,9 +87,24 @@ final class MemoryFit {
     void check(TrainingPlan plan, List<Device> devices) {
         List<Card> cards = new ArrayList<>();
         ranks(devices)
-                .forEach((name, ranks) -> cards.add(
-                        new Card(name, ranks, devices.get(ranks.getFirst()).memory())));
+                .forEach((name, ranks) -> cards.add(new Card(
+                        name,
+                        ranks,
+                        sum(ranks.stream()
+                                .map(rank -> devices.get(rank).memory())
+                                .toList()))));
         checkCards(plan, cards);
+    }
+
+    /// The memory of a device whose ranks each have a part of it.
+    static DeviceMemory sum(List<DeviceMemory> parts) {
+        boolean unknown = parts.stream().anyMatch(part -> part.free() == Long.MAX_VALUE);
+        return new DeviceMemory(
+                parts.stream().mapToLong(DeviceMemory::used).sum(),
+                unknown
+                        ? Long.MAX_VALUE
+                        : parts.stream().mapToLong(DeviceMemory::free).sum(),
+                parts.stream().mapToLong(DeviceMemory::overhead).sum());
     }
 
     void checkCards(TrainingPlan plan, List<Card> cards) {

@@ -217,4 +217,13 @@ class MemoryFitTest {
         assertThat(MemoryFit.excess(0, "cpu:0", new DeviceMemory(1L << 40, Long.MAX_VALUE, 0)))
                 .isNull();
     }
+
+    /// Each of the ranks that share a card is told a third of it.
+    @Test
+    void ranksThatShareACardHaveAllOfItTogether() {
+        DeviceMemory third = new DeviceMemory(2, 30, 7);
+        assertThat(MemoryFit.sum(List.of(third, third, third))).isEqualTo(new DeviceMemory(6, 90, 21));
+        DeviceMemory unknown = new DeviceMemory(5, Long.MAX_VALUE, 0);
+        assertThat(MemoryFit.sum(List.of(unknown, unknown))).isEqualTo(new DeviceMemory(10, Long.MAX_VALUE, 0));
+    }
 }
