@@ -54,7 +54,7 @@ final class MemoryOps {
     static Runnable add(Workers workers, Tensor x, Tensor into) {
         Chunk chunk = switch (into.dtype()) {
             case F32 -> MemoryOps::add;
-            case BF16 -> MemoryOps::addBf16;
+            case BF16 -> MemoryOps::addBf16Row;
             case F16 -> MemoryOps::addHalf;
             case I32 -> throw new IllegalArgumentException("no sum of I32");
         };
@@ -78,28 +78,38 @@ final class MemoryOps {
 
     /// into += x for `n` floats, from this thread.
     static void add(long x, long into, int n) {
+        addF32Row(x, into, n);
+    }
+
+    // Compiled apart and with one dtype each, so that vectors stay in registers.
+
+    private static void addF32Row(long x, long into, int n) {
         int i = 0;
         for (; i <= n - LANES; i += LANES) {
-            addVector(false, x, into, i, LANES);
+            addF32(x + 4L * i, into + 4L * i, LANES);
         }
         if (i < n) {
-            addVector(false, x, into, i, n - i);
+            addF32(x + 4L * i, into + 4L * i, n - i);
         }
     }
 
-    private static void addBf16(long x, long into, int n) {
+    private static void addF32(long x, long into, int count) {
+        Vectors.storeF32(into, count, Vectors.loadF32(into, count).add(Vectors.loadF32(x, count)));
+    }
+
+    private static void addBf16Row(long x, long into, int n) {
         int i = 0;
         for (; i <= n - LANES; i += LANES) {
-            addVector(true, x, into, i, LANES);
+            addBf16(x, into, i, LANES);
         }
         if (i < n) {
-            addVector(true, x, into, i, n - i);
+            addBf16(x, into, i, n - i);
         }
     }
 
-    private static void addVector(boolean bf16, long x, long into, int i, int count) {
-        FloatVector sum = Vectors.load(bf16, into, i, count).add(Vectors.load(bf16, x, i, count));
-        Vectors.storeResult(bf16, into, i, count, sum);
+    private static void addBf16(long x, long into, int i, int count) {
+        FloatVector sum = Vectors.load(true, into, i, count).add(Vectors.load(true, x, i, count));
+        Vectors.storeResult(true, into, i, count, sum);
     }
 
     private static void addHalf(long x, long into, int n) {

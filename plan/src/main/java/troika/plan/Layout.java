@@ -19,8 +19,7 @@ import troika.tensor.UserException;
 /// What is impossible is refused by a [UserException] of one sentence.
 ///
 /// @param stages in the order in which activations pass through them
-/// @param shares a weight for each rank, the speed that layers, heads and sequences are shared by; not all of
-/// them need to add up to anything
+/// @param shares a weight for each rank, its speed, in proportion to which layers, heads and sequences are shared
 public record Layout(List<Stage> stages, List<Double> shares) {
     /// The most ranks of a layout.
     public static final int MOST_RANKS = 1024;
