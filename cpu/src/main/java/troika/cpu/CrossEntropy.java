@@ -54,13 +54,18 @@ final class CrossEntropy {
         };
         return () -> {
             workers.parallel(tasks, task);
-            double sum = 0;
-            for (int i = 0; i < tasks; i++) {
-                sum += Vectors.getF64(partials, i);
-            }
-            double before = accumulate ? Vectors.getF32(lossAddress) : 0;
-            Vectors.putF32(lossAddress, (float) (before + Vectors.getF32(scaleAddress) * sum));
+            putLoss(partials, tasks, scaleAddress, lossAddress, accumulate);
         };
+    }
+
+    /// The loss of what all tasks have summed, in their order.
+    static void putLoss(long partials, int tasks, long scale, long loss, boolean accumulate) {
+        double sum = 0;
+        for (int i = 0; i < tasks; i++) {
+            sum += Vectors.getF64(partials, i);
+        }
+        double before = accumulate ? Vectors.getF32(loss) : 0;
+        Vectors.putF32(loss, (float) (before + Vectors.getF32(scale) * sum));
     }
 
     private static double row(boolean bf16, long row, int n, int label, float factor, boolean gradient) {

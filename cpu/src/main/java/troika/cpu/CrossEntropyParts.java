@@ -102,12 +102,7 @@ final class CrossEntropyParts {
         };
         return () -> {
             workers.parallel(tasks, task);
-            double sum = 0;
-            for (int i = 0; i < tasks; i++) {
-                sum += Vectors.getF64(partials, i);
-            }
-            double before = accumulate ? Vectors.getF32(lossAddress) : 0;
-            Vectors.putF32(lossAddress, (float) (before + Vectors.getF32(scaleAddress) * sum));
+            CrossEntropy.putLoss(partials, tasks, scaleAddress, lossAddress, accumulate);
         };
     }
 

@@ -30,46 +30,4 @@ public record PlanOptions(
         float weightDecay,
         float maxGradNorm,
         long workspaceBytes,
-        long logitsAtATime) {
-    /// The same with other activations computed again.
-    public PlanOptions recomputing(boolean layers, boolean elementwise) {
-        return new PlanOptions(
-                dtype,
-                sequence,
-                batch,
-                accumulation,
-                parallelism,
-                layers,
-                elementwise,
-                packed,
-                moments,
-                beta1,
-                beta2,
-                epsilon,
-                weightDecay,
-                maxGradNorm,
-                workspaceBytes,
-                logitsAtATime);
-    }
-
-    /// The same in another number of microbatches.
-    public PlanOptions accumulating(int microbatches) {
-        return new PlanOptions(
-                dtype,
-                sequence,
-                batch,
-                microbatches,
-                parallelism,
-                recompute,
-                rebuild,
-                packed,
-                moments,
-                beta1,
-                beta2,
-                epsilon,
-                weightDecay,
-                maxGradNorm,
-                workspaceBytes,
-                logitsAtATime);
-    }
-}
+        long logitsAtATime) {}

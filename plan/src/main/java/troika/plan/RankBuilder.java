@@ -80,6 +80,12 @@ final class RankBuilder {
         return add(new Slice(base.buffer(), name, offset, dtype, shape));
     }
 
+    /// A part of a tensor, from its element `from` on, or the tensor itself where that is all of it.
+    int part(int tensor, String name, long from, Shape shape) {
+        Slice whole = tensors.get(tensor);
+        return whole.shape().elements() == shape.elements() ? tensor : slice(tensor, name, from, whole.dtype(), shape);
+    }
+
     private int add(Slice tensor) {
         tensors.add(tensor);
         ids.putIfAbsent(tensor.name(), tensors.size() - 1);

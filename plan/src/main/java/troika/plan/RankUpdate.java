@@ -278,17 +278,12 @@ final class RankUpdate {
 
     /// @param held the weights that this rank updates, from element `start` of the group on
     private Call adamw(ParameterGroup group, int held, long start, long from, long to, long number) {
-        boolean all = from == start
-                && to - from == builder.tensors().get(held).shape().elements();
         long gradientBase = tensors.shardedGradients(group) ? start : 0;
         List<Integer> states = new ArrayList<>();
         for (String state : List.of("master", "moment1", "moment2")) {
-            int whole = builder.find(state + ":" + group.name());
-            states.add(all ? whole : piece(whole, from - start, to - from));
+            states.add(updated(builder.find(state + ":" + group.name()), from - start, to - from));
         }
-        states.add(all ? held : piece(held, from - start, to - from));
-        int gradients = builder.find("gradients:" + group.name());
-        boolean allGradients = all && builder.tensors().get(gradients).shape().elements() == to - from;
+        states.add(updated(held, from - start, to - from));
         return new Call(
                 new Op.AdamW(
                         Math.clamp(group.decayed() - from, 0, to - from),
@@ -298,15 +293,15 @@ final class RankUpdate {
                         options.weightDecay(),
                         number),
                 List.of(
-                        allGradients ? gradients : piece(gradients, from - gradientBase, to - from),
+                        updated(builder.find("gradients:" + group.name()), from - gradientBase, to - from),
                         builder.find("clip"),
                         builder.find("optimizer")),
                 states);
     }
 
-    private int piece(int tensor, long from, long elements) {
-        RankBuilder.Slice whole = builder.tensors().get(tensor);
-        return builder.slice(tensor, "updated " + whole.name(), from, whole.dtype(), new Shape(elements));
+    private int updated(int tensor, long from, long elements) {
+        String name = "updated " + builder.tensors().get(tensor).name();
+        return builder.part(tensor, name, from, new Shape(elements));
     }
 
     /// Elements of a group whose numbers follow one another.

@@ -183,10 +183,8 @@ final class Transfers {
     }
 
     private static int piece(RankStep rank, int tensor, long from, Shape shape) {
-        RankBuilder.Slice whole = rank.builder().tensors().get(tensor);
-        return whole.shape().elements() == shape.elements()
-                ? tensor
-                : rank.builder().slice(tensor, whole.name(), from, whole.dtype(), shape);
+        RankBuilder builder = rank.builder();
+        return builder.part(tensor, builder.tensors().get(tensor).name(), from, shape);
     }
 
     private static void move(RankStep sender, int from, int sent, RankStep receiver, int to, int received) {

@@ -31,24 +31,7 @@ import troika.train.config.Sharing;
 class MemoryFitTest {
     private static final String DEVICE = "cuda:0 (a card)";
     private static final long OVERHEAD = 1L << 20;
-    private static final PlanOptions OPTIONS = new PlanOptions(
-            DType.BF16,
-            64,
-            12,
-            1,
-            Parallelism.zero(0),
-            false,
-            false,
-            false,
-            DType.F32,
-            0.9F,
-            0.999F,
-            1e-8F,
-            0,
-            1,
-            1 << 20,
-            1 << 14);
-
+    private static final int BATCH = 12;
     private static final Choice CHOSEN = choice(Layout.dataParallel(1), 1, Recompute.NONE);
 
     private final Model model = DeepSeekLlm.of(Runs.config(false), 64);
@@ -59,8 +42,23 @@ class MemoryFitTest {
     }
 
     private TrainingPlan plan(Choice choice) {
-        PlanOptions options = OPTIONS.accumulating(choice.accumulation())
-                .recomputing(choice.recompute() == Recompute.LAYER, choice.recompute() == Recompute.ELEMENTWISE);
+        PlanOptions options = new PlanOptions(
+                DType.BF16,
+                64,
+                BATCH,
+                choice.accumulation(),
+                Parallelism.zero(0),
+                choice.recompute() == Recompute.LAYER,
+                choice.recompute() == Recompute.ELEMENTWISE,
+                false,
+                DType.F32,
+                0.9F,
+                0.999F,
+                1e-8F,
+                0,
+                1,
+                1 << 20,
+                1 << 14);
         return new Compiler(_ -> model, choice.sharing().layout(), options).training();
     }
 
@@ -74,7 +72,7 @@ class MemoryFitTest {
     }
 
     private void check(DeviceMemory memory) {
-        new MemoryFit(CHOSEN, OPTIONS.batch(), this::plan)
+        new MemoryFit(CHOSEN, BATCH, this::plan)
                 .checkCards(plan(CHOSEN), List.of(new Card(DEVICE, List.of(0), memory)));
     }
 

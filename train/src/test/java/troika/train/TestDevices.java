@@ -5,7 +5,7 @@ import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
 
 /// The devices that tests train on: CPU ranks, or what the system property `troika.test.devices` names, such as
-/// `cuda:0`. Tests of more ranks than that are then skipped.
+/// `cuda:0`, which several ranks then share.
 final class TestDevices {
     private static final String PROPERTY = "troika.test.devices";
     private static final String NAMED = System.getProperty(PROPERTY, "");
