@@ -23,6 +23,7 @@ KINDS = {
     "tp": "tensor parallel, 2 and 3",
     "pp": "pipeline parallel, 2 and 3, 4 microbatches, 1f1b",
     "hybrid": "0,1:dp2 | 2 and 0,1:tp2 | 2; of 4 cards and more, data parallel by tensor 2 and by pipeline 2",
+    "forced": "ZeRO-3 with Troika's own collectives and with NCCL's, of which dp takes what was faster when tried",
     "staged": "dp again, data through host memory, as between cards without peer access: Troika's own collectives, and NCCL's",
 }
 MICROBATCHES = "--gradient-accumulation-steps 4"
@@ -31,8 +32,11 @@ NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"
 # NCCL does not know of Troika's transport, so each needs a word of its own.
 STAGED = {
     "own": {"JAVA_TOOL_OPTIONS": "-Dtroika.cuda.transport=staged -Dtroika.cuda.collectives=own"},
-    "nccl": {"JAVA_TOOL_OPTIONS": "-Dtroika.cuda.transport=staged", "NCCL_P2P_DISABLE": "1"},
+    "nccl": {"JAVA_TOOL_OPTIONS": "-Dtroika.cuda.transport=staged -Dtroika.cuda.collectives=nccl", "NCCL_P2P_DISABLE": "1"},
 }
+
+# Whose collectives, whatever was faster when tried.
+FORCED = {by: {"JAVA_TOOL_OPTIONS": f"-Dtroika.cuda.collectives={by}"} for by in ("own", "nccl")}
 
 CERTIFICATES = {
     2: ("dp2 zero0", "dp2 zero1", "dp2 zero2", "dp2 zero3", "tp2", "tp2 sequence-parallel", "pp2 acc4",
@@ -105,6 +109,7 @@ def layouts(n, kinds):
             ("hybrid", f"dp {n // 2} × pp 2", n, f"--pipeline-parallel 2 --pipeline-schedule 1f1b {MICROBATCHES}", {}),
         ]
     for size in counts:
+        rows += [("forced", f"dp {size}, ZeRO-3, {by}", size, "--zero-stage 3", environment) for by, environment in FORCED.items()]
         for stage in (1, 3):
             rows += [
                 ("staged", f"dp {size}, ZeRO-{stage}, staged {by}", size, f"--zero-stage {stage}", environment)
@@ -130,7 +135,7 @@ class Scaling:
         for model in self.options.models:
             for kind, name, size, further, environment in layouts(len(self.ranks), self.options.layouts):
                 cards = sorted(set(self.ranks[:size]))
-                if kind == "staged" and "NCCL_P2P_DISABLE" in environment and len(cards) < size:
+                if "collectives=nccl" in environment.get("JAVA_TOOL_OPTIONS", "") and len(cards) < size:
                     print(f"{model} {name}: left out, since ranks share a card and NCCL takes one a rank", flush=True)
                     continue
                 if kind == "fsdp2" and len(cards) < size:
@@ -191,7 +196,7 @@ class Scaling:
         sizes = [size for size in CERTIFICATES if size <= len(self.ranks)]
         apart = len(set(self.ranks)) == len(self.ranks)
         runs = [(f"{size} ranks, deterministic", size, "on", {}) for size in sizes]
-        runs += [(f"{size} ranks, NCCL", size, "off", {}) for size in sizes if apart]
+        runs += [(f"{size} ranks, NCCL", size, "off", FORCED["nccl"]) for size in sizes if apart]
         runs += [(f"{sizes[-1]} ranks, staged", sizes[-1], "on", STAGED["own"])]
         for name, size, deterministic, environment in runs:
             output = self.bench.call(

@@ -6,19 +6,15 @@ import java.util.ArrayDeque;
 import java.util.Deque;
 import troika.ffi.NativeMemory;
 
-/// Measures one card for [CudaDiagnosis]. Rates are in bytes a second; NaN where data came out wrong.
+/// Measures a card's copies. Rates are in bytes a second; NaN where data came out wrong.
 final class CardProbe implements AutoCloseable {
-    /// The size of each copy: larger than any cache.
-    static final long BYTES = 256L << 20;
-
-    /// What the card must have free, with room for a context's own needs.
-    static final long NEEDED_BYTES = 3 * BYTES;
-
     private static final int COPIES = 4;
     private static final long RIGHT_SEED = 0x9e3779b97f4a7c15L;
     private static final long OTHER_SEED = 0xc2b2ae3d27d4eb4fL;
 
+    private final int ordinal;
     private final int handle;
+    private final long bytes;
     private final long context;
     private final Deque<Runnable> taken = new ArrayDeque<>();
     private long hostA;
@@ -31,11 +27,19 @@ final class CardProbe implements AutoCloseable {
     private long end;
 
     /// Makes the card's context current on this thread.
-    CardProbe(int ordinal) {
+    ///
+    /// @param bytes of each copy
+    CardProbe(int ordinal, long bytes) {
+        this.ordinal = ordinal;
+        this.bytes = bytes;
         handle = Driver.device(ordinal);
         context = Driver.primaryContextRetain(handle);
         taken.push(() -> Driver.primaryContextRelease(handle));
         bind();
+    }
+
+    int ordinal() {
+        return ordinal;
     }
 
     private void bind() {
@@ -56,13 +60,13 @@ final class CardProbe implements AutoCloseable {
     }
 
     private long host() {
-        long address = Driver.memHostAlloc(BYTES);
+        long address = Driver.memHostAlloc(bytes);
         taken.push(() -> Driver.memFreeHost(address));
         return address;
     }
 
     private long card() {
-        long address = Driver.memAlloc(BYTES);
+        long address = Driver.memAlloc(bytes);
         taken.push(() -> Driver.memFree(address));
         return address;
     }
@@ -106,8 +110,8 @@ final class CardProbe implements AutoCloseable {
         Driver.streamSynchronize(up);
         long start = System.nanoTime();
         for (int i = 0; i < COPIES; i++) {
-            Driver.memcpyAsync(cardA, hostA, BYTES, up);
-            Driver.memcpyAsync(hostB, cardB, BYTES, down);
+            Driver.memcpyAsync(cardA, hostA, bytes, up);
+            Driver.memcpyAsync(hostB, cardB, bytes, down);
         }
         Driver.streamSynchronize(up);
         Driver.streamSynchronize(down);
@@ -115,7 +119,7 @@ final class CardProbe implements AutoCloseable {
         boolean right = holds(hostB, OTHER_SEED);
         copy(hostB, cardA);
         right &= holds(hostB, RIGHT_SEED);
-        return right ? 2.0 * COPIES * BYTES / seconds : Double.NaN;
+        return right ? 2.0 * COPIES * bytes / seconds : Double.NaN;
     }
 
     /// Bytes read and written by copies within the card's memory.
@@ -136,32 +140,24 @@ final class CardProbe implements AutoCloseable {
     /// From this card to another, which is prepared too.
     double toCard(CardProbe other) {
         bind();
-        boolean direct = reaches(other);
-        if (direct) {
+        if (reaches(other)) {
             Peers.enable(other.context);
         }
-        try {
-            fill(hostA, OTHER_SEED);
-            copy(cardA, hostA);
-            // The first copy sets things up.
-            Peers.copyAsync(other.cardB, other.context, cardA, context, BYTES, up);
-            Driver.eventRecord(begin, up);
-            for (int i = 0; i < COPIES; i++) {
-                Peers.copyAsync(other.cardB, other.context, cardA, context, BYTES, up);
-            }
-            Driver.eventRecord(end, up);
-            Driver.streamSynchronize(up);
-            double rate = COPIES * BYTES / (Driver.eventElapsed(begin, end) / 1e3);
-            other.bind();
-            fill(other.hostB, RIGHT_SEED);
-            other.copy(other.hostB, other.cardB);
-            return holds(other.hostB, OTHER_SEED) ? rate : Double.NaN;
-        } finally {
-            bind();
-            if (direct) {
-                Peers.disable(other.context);
-            }
+        fill(hostA, OTHER_SEED);
+        copy(cardA, hostA);
+        // The first copy sets things up.
+        Peers.copyAsync(other.cardB, other.context, cardA, context, bytes, up);
+        Driver.eventRecord(begin, up);
+        for (int i = 0; i < COPIES; i++) {
+            Peers.copyAsync(other.cardB, other.context, cardA, context, bytes, up);
         }
+        Driver.eventRecord(end, up);
+        Driver.streamSynchronize(up);
+        double rate = COPIES * bytes / (Driver.eventElapsed(begin, end) / 1e3);
+        other.bind();
+        fill(other.hostB, RIGHT_SEED);
+        other.copy(other.hostB, other.cardB);
+        return holds(other.hostB, OTHER_SEED) ? rate : Double.NaN;
     }
 
     /// The most host memory up to `most` bytes that the driver pins in one piece, by halving.
@@ -183,34 +179,34 @@ final class CardProbe implements AutoCloseable {
         copy(to, from);
         Driver.eventRecord(begin, up);
         for (int i = 0; i < COPIES; i++) {
-            Driver.memcpyAsync(to, from, BYTES, up);
+            Driver.memcpyAsync(to, from, bytes, up);
         }
         Driver.eventRecord(end, up);
         Driver.streamSynchronize(up);
-        return COPIES * BYTES / (Driver.eventElapsed(begin, end) / 1e3);
+        return COPIES * bytes / (Driver.eventElapsed(begin, end) / 1e3);
     }
 
     private void copy(long to, long from) {
-        Driver.memcpyAsync(to, from, BYTES, up);
+        Driver.memcpyAsync(to, from, bytes, up);
         Driver.streamSynchronize(up);
     }
 
-    private static MemorySegment segment(long address) {
-        return NativeMemory.ALL.asSlice(address, BYTES);
+    private MemorySegment segment(long address) {
+        return NativeMemory.ALL.asSlice(address, bytes);
     }
 
     /// Writes numbers that differ from place to place, so that a piece which went astray is seen.
-    private static void fill(long address, long seed) {
+    private void fill(long address, long seed) {
         MemorySegment segment = segment(address);
-        for (long i = 0; i < BYTES / Long.BYTES; i++) {
+        for (long i = 0; i < bytes / Long.BYTES; i++) {
             segment.setAtIndex(ValueLayout.JAVA_LONG, i, i * seed);
         }
     }
 
-    private static boolean holds(long address, long seed) {
+    private boolean holds(long address, long seed) {
         MemorySegment segment = segment(address);
         boolean right = true;
-        for (long i = 0; i < BYTES / Long.BYTES; i++) {
+        for (long i = 0; i < bytes / Long.BYTES; i++) {
             right &= segment.getAtIndex(ValueLayout.JAVA_LONG, i) == i * seed;
         }
         return right;

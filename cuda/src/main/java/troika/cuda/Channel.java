@@ -1,5 +1,6 @@
 package troika.cuda;
 
+import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 import troika.tensor.DType;
@@ -9,11 +10,11 @@ import troika.tensor.Tensor;
 /// each with an event behind which it can be read; the receiver takes them in order and records an event
 /// when it has read one.
 ///
-/// Where the receiver reads the sender's memory, a piece is a tensor, and the sender goes on when the piece
+/// Where the receiver reads the sender's memory directly, a piece is a tensor, and the sender goes on when the piece
 /// is taken: its stream must wait for the receiver's event before anything that follows may overwrite the
-/// tensor, and a wait counts only for what has been recorded before it. Through host memory, a piece is
-/// half of the sender's pinned memory; the sender's stream copies out of the tensor itself, so the sender
-/// goes on at once, up to two pieces ahead.
+/// tensor, and a wait counts only for what has been recorded before it. Otherwise a piece is half of a
+/// [Store]; the sender's stream copies out of the tensor itself, so the sender goes on at once, up to two
+/// pieces ahead.
 ///
 /// Events are used again, one a half. The sender records `filled` of a half anew only when the piece that
 /// was in it is taken: then the receiver has issued its wait. The receiver records `emptied` anew only when
@@ -30,7 +31,8 @@ final class Channel {
     private final int from;
     private final int to;
     private final Rendezvous rendezvous;
-    private final boolean direct;
+    private final Route route;
+    private final List<CudaDevice> devices;
     private final Offer[] offers = {new Offer(), new Offer()};
     private final AtomicLong offered = new AtomicLong();
     private final AtomicLong taken = new AtomicLong();
@@ -49,25 +51,28 @@ final class Channel {
         long bytes;
     }
 
-    private record SendingEnd(CudaDevice device, long pinned, long[] filled) {}
+    /// @param store null where the receiver reads the tensor
+    private record SendingEnd(CudaDevice device, @Nullable Store store, long[] filled) {}
 
     private record ReceivingEnd(CudaDevice device, long[] emptied) {}
 
-    /// @param direct whether the receiver reads the sender's memory where it lies
-    Channel(int from, int to, boolean direct, Rendezvous rendezvous) {
+    /// @param devices by rank
+    Channel(int from, int to, Route route, List<CudaDevice> devices, Rendezvous rendezvous) {
         this.from = from;
         this.to = to;
-        this.direct = direct;
+        this.route = route;
+        this.devices = devices;
         this.rendezvous = rendezvous;
     }
 
     /// The pieces of a tensor of so many bytes; a tensor without elements is one of no bytes.
     private long pieceBytes(long bytes) {
-        return direct ? Math.max(1, bytes) : HALF_BYTES;
+        return route.direct() ? Math.max(1, bytes) : HALF_BYTES;
     }
 
     void send(CudaStream stream, Tensor tensor) {
         SendingEnd own = sendingEnd(stream.device());
+        Store store = own.store;
         long most = pieceBytes(tensor.bytes());
         long start = 0;
         do {
@@ -80,10 +85,10 @@ final class Channel {
             offer.dtype = tensor.dtype();
             offer.elements = tensor.elements();
             offer.bytes = bytes;
-            if (direct) {
+            if (store == null) {
                 offer.address = tensor.address();
             } else {
-                offer.address = own.pinned + half * HALF_BYTES;
+                offer.address = store.address() + half * HALF_BYTES;
                 if (piece >= HALVES) {
                     Driver.streamWaitEvent(stream.handle(), receivingEnd().emptied[half]);
                 }
@@ -93,7 +98,7 @@ final class Channel {
             }
             Driver.eventRecord(own.filled[half], stream.handle());
             rendezvous.change(offered::incrementAndGet);
-            if (direct) {
+            if (store == null) {
                 rendezvous.await(() -> taken.get() > piece, () -> "a send of " + text(tensor) + " waits");
                 Driver.streamWaitEvent(stream.handle(), receivingEnd().emptied[half]);
             }
@@ -130,8 +135,8 @@ final class Channel {
     private SendingEnd sendingEnd(CudaDevice device) {
         SendingEnd present = sending;
         if (present == null) {
-            long pinned = direct ? 0 : Driver.memHostAlloc(HALVES * HALF_BYTES);
-            present = new SendingEnd(device, pinned, events());
+            Store store = route.direct() ? null : Store.take(route, from, devices, HALVES * HALF_BYTES);
+            present = new SendingEnd(device, store, events());
             sending = present;
         }
         return present;
@@ -176,8 +181,8 @@ final class Channel {
         sending = null;
         if (end != null) {
             close(end.device, end.filled);
-            if (end.pinned != 0) {
-                end.device.release(() -> Driver.memFreeHost(end.pinned));
+            if (end.store != null) {
+                end.store.free();
             }
         }
     }

@@ -1,18 +1,39 @@
 package troika.cuda;
 
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Set;
 import troika.comm.Communicator;
 import troika.comm.CommunicatorProvider;
 import troika.tensor.Device;
 import troika.tensor.UserException;
 
-/// Connects ranks on cards: through NCCL or by [CudaGroup].
+/// Connects ranks on cards: through NCCL or by [CudaGroup], along the routes with which its collectives were
+/// the fastest when tried.
 public final class CudaCommunicatorProvider implements CommunicatorProvider {
-    /// "nccl" or "own"; otherwise as [#choose] has it.
+    /// "nccl" or "own"; otherwise as [#use] has it.
     static final String PROPERTY = "troika.cuda.collectives";
 
+    /// NCCL's kernels take multiprocessors from the step's products, and copies do not: so it has to be this
+    /// much faster by itself.
+    private static final double NCCL_FASTER = 1.1;
+
     private static final String NOT_FOUND = "there is no NCCL (libnccl.so.2) here";
+    private static final String STAGED = "-D" + Routes.PROPERTY + "=staged asks for it";
     private static final String SHARED = "ranks share a card, which NCCL refuses";
+
+    /// By the cards' ordinals: the machine is the same all the time, and a step has several groups.
+    private static final Map<Wanted, Chosen> CHOSEN = new HashMap<>();
+
+    private record Wanted(List<Integer> cards, NcclUse nccl, boolean staged) {}
+
+    /// @param routes of Troika's own collectives, and of what NCCL leaves to them
+    /// @param why a sentence
+    record Chosen(boolean nccl, Routes routes, String why) {}
 
     @Override
     public boolean serves(List<Device> devices) {
@@ -22,73 +43,165 @@ public final class CudaCommunicatorProvider implements CommunicatorProvider {
     @Override
     public List<Communicator> create(List<Device> devices) {
         List<CudaDevice> cards = devices.stream().map(CudaDevice.class::cast).toList();
-        boolean apart = cards.stream().mapToInt(CudaDevice::ordinal).distinct().count() == cards.size();
+        CudaGroup.requireSize(cards.size());
         boolean deterministic = cards.stream().anyMatch(CudaDevice::deterministic);
-        String property = System.getProperty(PROPERTY, "");
-        Choice choice = choose(property, cards.size(), apart, deterministic, CudaLibraries.nccl() != null);
-        if (choice.nccl) {
-            try {
-                NcclGroup group = new NcclGroup(cards);
-                note(cards, "Collectives between cards are NCCL " + Nccl.version() + "'s: " + choice.why + ".");
-                return List.copyOf(group.ranks());
-            } catch (CudaException | LinkageError e) {
-                if (!property.isEmpty()) {
-                    throw new UserException(
-                            "NCCL, which -D" + PROPERTY + "=nccl asks for, does not start (" + e.getMessage()
-                                    + "): leave the property out.",
-                            e);
-                }
-                choice = new Choice(false, "NCCL does not start (" + e.getMessage() + ")");
+        Chosen chosen = choose(cards, deterministic);
+        if (cards.size() > 1) {
+            cards.forEach(card -> card.note(chosen.why));
+        }
+        try {
+            return group(cards, chosen.nccl, chosen.routes);
+        } catch (CudaException | LinkageError e) {
+            if (chosen.nccl) {
+                throw new UserException(
+                        "NCCL does not start (" + e.getMessage() + "): -D" + PROPERTY + "=own does without it.", e);
+            }
+            throw e;
+        }
+    }
+
+    private static List<Communicator> group(List<CudaDevice> cards, boolean nccl, Routes routes) {
+        return nccl
+                ? List.copyOf(new NcclGroup(cards, routes).ranks())
+                : List.copyOf(new CudaGroup(cards, routes).ranks());
+    }
+
+    /// How the ranks on some cards exchange data: tried where there is something to choose.
+    static synchronized Chosen choose(List<CudaDevice> cards, boolean deterministic) {
+        List<Integer> ordinals = cards.stream().map(CudaDevice::ordinal).toList();
+        boolean apart = ordinals.stream().distinct().count() == ordinals.size();
+        boolean found = CudaLibraries.nccl() != null;
+        NcclUse nccl = use(System.getProperty(PROPERTY, ""), cards.size(), apart, deterministic, found);
+        Wanted wanted = new Wanted(ordinals, nccl, Routes.stagedByProperty());
+        Chosen chosen = CHOSEN.get(wanted);
+        if (chosen == null) {
+            chosen = wanted.staged
+                    ? choose(cards, List.of(Routes.of(cards.size(), (_, _) -> Route.HOST)), nccl, STAGED)
+                    : choose(cards, Routes.candidates(cards.size(), (a, b) -> path(cards, a, b)), nccl, reasons(cards));
+            CHOSEN.put(wanted, chosen);
+        }
+        return chosen;
+    }
+
+    private static CardPath path(List<CudaDevice> cards, int a, int b) {
+        return CardPath.between(cards.get(a), cards.get(b));
+    }
+
+    /// What was found of each pair of cards.
+    private static String reasons(List<CudaDevice> cards) {
+        Set<String> reasons = new LinkedHashSet<>();
+        for (int a = 0; a < cards.size(); a++) {
+            for (int b = a + 1; b < cards.size(); b++) {
+                reasons.add(path(cards, a, b).why());
             }
         }
-        CudaGroup group = new CudaGroup(cards);
-        if (cards.size() > 1) {
-            note(
-                    cards,
-                    "Collectives between ranks are Troika's own, since " + choice.why + "; data goes "
-                            + group.link().transport().words() + ": "
-                            + group.link().why() + ".");
+        return String.join("; ", reasons);
+    }
+
+    /// Takes the fastest of some routes, and NCCL where it may be used and is faster still.
+    ///
+    /// @param reasons a clause on the routes
+    static Chosen choose(List<CudaDevice> cards, List<Routes> candidates, NcclUse nccl, String reasons) {
+        Trials trials = new Trials(cards);
+        boolean open = nccl.when == NcclUse.When.IF_FASTER;
+        Routes best = candidates.getFirst();
+        double rate = 0;
+        if (candidates.size() > 1 || open) {
+            for (Routes routes : candidates) {
+                double tried = trials.time("Troika's own " + routes, false, routes);
+                if (tried > rate) {
+                    rate = tried;
+                    best = routes;
+                }
+            }
         }
-        return List.copyOf(group.ranks());
+        boolean taken = nccl.when == NcclUse.When.ALWAYS;
+        String why = nccl.why;
+        if (open) {
+            try {
+                taken = trials.time("NCCL", true, best) > NCCL_FASTER * rate;
+                why = taken ? "it is faster" : "NCCL is not a tenth faster";
+            } catch (CudaException | LinkageError e) {
+                why = "NCCL does not start (" + e.getMessage() + ")";
+            }
+        }
+        String whose = taken ? "NCCL's, since " + why + "; what it leaves" : "Troika's own, since " + why + "; data";
+        return new Chosen(
+                taken,
+                best,
+                "Collectives between ranks are " + whose + " goes " + best + ": " + reasons + "." + trials);
     }
 
-    private static void note(List<CudaDevice> cards, String note) {
-        cards.forEach(card -> card.note(note));
+    /// What was tried, to be told.
+    private static final class Trials {
+        private final List<CudaDevice> cards;
+        private final List<String> told = new ArrayList<>();
+
+        Trials(List<CudaDevice> cards) {
+            this.cards = cards;
+        }
+
+        /// Bytes a second.
+        double time(String name, boolean nccl, Routes routes) {
+            List<Communicator> group = group(cards, nccl, routes);
+            try {
+                double rate = CollectiveTrial.bytesPerSecond(cards, group);
+                told.add(String.format(Locale.ROOT, "%s %.1f", name, rate / 1e9));
+                return rate;
+            } finally {
+                group.forEach(Communicator::close);
+            }
+        }
+
+        @Override
+        public String toString() {
+            return told.isEmpty() ? "" : " GB/s received by a rank when tried: " + String.join("; ", told) + ".";
+        }
     }
 
-    /// @param why a clause
-    record Choice(boolean nccl, String why) {}
+    /// Whether NCCL does a group's collectives.
+    ///
+    /// @param why a clause, of what is not left to a trial
+    record NcclUse(When when, String why) {
+        enum When {
+            NEVER,
+            IF_FASTER,
+            ALWAYS
+        }
+    }
 
-    /// Who does a group's collectives.
+    /// Whether NCCL may do a group's collectives.
     ///
     /// @param property of [#PROPERTY]; empty where it is not set
     /// @param apart whether each rank has a card of its own
     /// @param found whether NCCL is there
-    static Choice choose(String property, int size, boolean apart, boolean deterministic, boolean found) {
+    static NcclUse use(String property, int size, boolean apart, boolean deterministic, boolean found) {
         if (property.equals("own")) {
-            return new Choice(false, "-D" + PROPERTY + "=own asks for it");
+            return never("-D" + PROPERTY + "=own asks for it");
         }
         if (property.equals("nccl")) {
             if (!apart || !found) {
                 throw new UserException("-D" + PROPERTY + "=nccl cannot be followed, since "
                         + (apart ? NOT_FOUND : SHARED) + ": leave it out.");
             }
-            return new Choice(true, "-D" + PROPERTY + "=nccl asks for it");
+            return new NcclUse(NcclUse.When.ALWAYS, "-D" + PROPERTY + "=nccl asks for it");
         }
         if (!property.isEmpty()) {
             throw new UserException("-D" + PROPERTY + "=" + property + " is unknown: it can be nccl or own.");
         }
         if (size == 1) {
-            return new Choice(false, "there is one rank");
+            return never("there is one rank");
         }
         if (!apart) {
-            return new Choice(false, SHARED);
+            return never(SHARED);
         }
         if (deterministic) {
-            return new Choice(false, "NCCL's sums are not in the order of ranks, as a deterministic run needs them");
+            return never("NCCL's sums are not in the order of ranks, as a deterministic run needs them");
         }
-        return found
-                ? new Choice(true, "it was found and each rank has a card of its own")
-                : new Choice(false, NOT_FOUND);
+        return found ? new NcclUse(NcclUse.When.IF_FASTER, "") : never(NOT_FOUND);
+    }
+
+    private static NcclUse never(String why) {
+        return new NcclUse(NcclUse.When.NEVER, why);
     }
 }

@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.Supplier;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import troika.ffi.Native;
 import troika.ffi.NativeLibrary;
@@ -18,6 +19,11 @@ import troika.tensor.UserException;
 /// What `troika doctor` tells of NVIDIA's driver, libraries and cards.
 final class CudaDiagnosis {
     private static final String SECTION = "cuda";
+    /// Of each copy: larger than any cache.
+    private static final long COPIED_BYTES = 256L << 20;
+    /// What a card must have free, with room for a context's own needs.
+    private static final long NEEDED_BYTES = 3 * COPIED_BYTES;
+
     private static final long MOST_PINNED = 4L << 30;
 
     private final List<Finding> findings = new ArrayList<>();
@@ -124,7 +130,7 @@ final class CudaDiagnosis {
             for (CardProbe from : probes) {
                 for (CardProbe to : probes) {
                     if (from != to) {
-                        between(from, probes.indexOf(from), to, probes.indexOf(to));
+                        between(from, from.ordinal(), to, to.ordinal());
                     }
                 }
             }
@@ -132,6 +138,9 @@ final class CudaDiagnosis {
             missing(SECTION, "measurements", e);
         } finally {
             probes.forEach(CardProbe::close);
+        }
+        if (probes.size() > 1) {
+            collectives(probes.stream().map(probe -> "" + probe.ordinal()).collect(Collectors.joining(",")));
         }
     }
 
@@ -153,7 +162,7 @@ final class CudaDiagnosis {
         }
         String link = Nvml.link(bus);
         add(section, "link", link == null ? "unknown" : link, "");
-        CardProbe probe = new CardProbe(ordinal);
+        CardProbe probe = new CardProbe(ordinal, COPIED_BYTES);
         probes.add(probe);
         Driver.MemoryInfo memory = Driver.memoryInfo();
         String others = Nvml.otherProcesses(bus);
@@ -162,7 +171,7 @@ final class CudaDiagnosis {
                 "memory",
                 Bytes.gib(memory.free(), 1) + " free of " + Bytes.gib(memory.total(), 1),
                 others == null ? "" : others);
-        if (memory.free() < CardProbe.NEEDED_BYTES) {
+        if (memory.free() < NEEDED_BYTES) {
             add(section, "bandwidth", "not measured", "too little of the card's memory is free");
             probes.remove(probe);
             probe.close();
@@ -182,31 +191,29 @@ final class CudaDiagnosis {
     }
 
     private void between(CardProbe from, int a, CardProbe to, int b) {
-        boolean reach = from.reaches(to);
-        boolean right = rate(
-                "cuda:" + a,
-                "to cuda:" + b,
-                () -> from.toCard(to),
-                reach ? "directly" : "through host memory: these cards cannot reach each other");
-        if (a < b) {
-            Transport.Link link = Transport.link(reach && to.reaches(from), right);
-            add(
-                    "cuda:" + a,
-                    "ranks' data to and from cuda:" + b,
-                    link.transport().words(),
-                    link.why() + collectives());
+        String note = from.reaches(to) ? "directly" : "through host memory: these cards cannot reach each other";
+        rate("cuda:" + a, "to cuda:" + b, () -> from.toCard(to), note);
+    }
+
+    /// How a run with a rank on each of these cards would exchange data, and what trying it gave.
+    private void collectives(String cards) {
+        for (boolean deterministic : new boolean[] {false, true}) {
+            String name = "--deterministic " + (deterministic ? "on" : "off");
+            List<CudaDevice> devices = new ArrayList<>();
+            try {
+                new CudaDeviceProvider().open(cards, deterministic).forEach(card -> devices.add((CudaDevice) card));
+                CudaCommunicatorProvider.Chosen chosen = CudaCommunicatorProvider.choose(devices, deterministic);
+                String whose = chosen.nccl() ? "NCCL's, and Troika's own " : "Troika's own ";
+                add("collectives", name, whose + chosen.routes(), chosen.why());
+            } catch (RuntimeException | LinkageError e) {
+                missing("collectives", name, e);
+            } finally {
+                devices.forEach(CudaDevice::close);
+            }
         }
     }
 
-    /// Who does the collectives of ranks on different cards, behind how their data goes.
-    private static String collectives() {
-        CudaCommunicatorProvider.Choice choice =
-                CudaCommunicatorProvider.choose("", 2, true, false, CudaLibraries.nccl() != null);
-        return choice.nccl() ? "; NCCL does collectives unless the run is deterministic" : "";
-    }
-
-    /// Adds a measured rate; returns whether the data was right.
-    private boolean rate(String section, String name, Supplier<Double> measured, String note) {
+    private void rate(String section, String name, Supplier<Double> measured, String note) {
         @Nullable Double rate = measured.get();
         boolean right = rate != null && !Double.isNaN(rate);
         add(
@@ -214,6 +221,5 @@ final class CudaDiagnosis {
                 name,
                 right ? String.format(Locale.ROOT, "%.1f GB/s", rate / 1e9) : "wrong data",
                 right ? note + ", data verified" : "what arrived is not what was sent: do not train on this card");
-        return right;
     }
 }

@@ -13,26 +13,15 @@ import troika.tensor.UserException;
 /// Ranks that are threads of one JVM and whose tensors lie on cards, or on the same card.
 ///
 /// A collective is issued by each rank's thread: events and waits of its stream, copies, and a kernel that
-/// sums in the order of ranks. The threads meet while they issue, so that a wait for another rank's event
-/// comes behind its record; no thread waits for a card. Where all ranks read each other's memory (on one
-/// card, or between cards that reach each other), a collective is:
+/// sums in the order of ranks ([Exchange]). The threads meet while they issue: each publishes its tensor's
+/// address and its part's size, and records an event for a wait of another before that wait is issued; no
+/// thread waits for a card. Since each wait is for something that was issued before it, by whichever thread,
+/// streams cannot wait for each other in a circle, also where some share a hardware queue.
 ///
-/// 1. record `ready`: what comes before on the lane, and so what other lanes have produced for it, is done;
-/// 2. publish addresses and sizes, and meet;
-/// 3. wait for the peers' `ready`, and read their memory;
-/// 4. record `done`, and meet;
-/// 5. wait for the peers' `done`: what follows on the lane may overwrite what they have read.
+/// What follows on the lane may overwrite what a collective has read. Work of other lanes that overwrites it
+/// waits for the event that is recorded on the lane behind the collective, and so for the same.
 ///
-/// Work of other lanes that overwrites it waits for the event that is recorded on the lane behind the
-/// collective, and so for the same. Each rank has one event of a kind: `ready` is recorded anew by the next
-/// collective, behind the second meeting, which the peers joined when they had issued their waits for it;
-/// `done` behind the next collective's first meeting, likewise.
-///
-/// Since each wait is for something that was issued before it, by whichever thread, streams cannot wait for
-/// each other in a circle, also where some share a hardware queue.
-///
-/// Otherwise collectives go through host memory: see [Staging]. Sends and receives are between two threads:
-/// see [Channel].
+/// Sends and receives are between two threads: see [Channel].
 final class CudaGroup {
     /// The most bytes that each rank sums whole: more is summed in parts, which takes another meeting.
     static final long SMALL_BYTES = 64 << 10;
@@ -46,35 +35,41 @@ final class CudaGroup {
     private final Rendezvous rendezvous;
     private final Meeting meeting;
     private final Channel[][] channels;
-    /// How collectives go: as between the two ranks that are least near.
-    private final Transport.Link link;
 
     /// Makes a group.
     ///
     /// @param devices by rank
-    CudaGroup(List<CudaDevice> devices) {
+    CudaGroup(List<CudaDevice> devices, Routes routes) {
         int size = devices.size();
         requireSize(size);
         rendezvous = new Rendezvous(size, TIMEOUT);
         meeting = new Meeting(size, rendezvous);
-        Transport.@Nullable Link least = null;
         channels = new Channel[size][size];
         for (int i = 0; i < size; i++) {
             for (int j = 0; j < size; j++) {
                 if (i != j) {
-                    Transport.Link between = Transport.between(devices.get(i), devices.get(j));
-                    channels[i][j] = new Channel(i, j, between.transport().direct(), rendezvous);
-                    if (least == null || between.transport().compareTo(least.transport()) > 0) {
-                        least = between;
-                    }
+                    Route route = routes.between(i, j);
+                    enable(route, i, j, devices);
+                    channels[i][j] = new Channel(i, j, route, devices, rendezvous);
                 }
             }
         }
-        link = least == null ? new Transport.Link(Transport.SAME, "there is one rank") : least;
-        Staging[] stagings = new Staging[size];
+        Exchange[] exchanges = new Exchange[size];
         ranks = new Rank[size];
         for (int i = 0; i < size; i++) {
-            ranks[i] = new Rank(i, devices.get(i), stagings);
+            exchanges[i] = new Exchange(i, exchanges, routes, meeting, devices);
+            ranks[i] = new Rank(i, devices, exchanges[i]);
+        }
+    }
+
+    private static void enable(Route route, int a, int b, List<CudaDevice> devices) {
+        switch (route.kind()) {
+            case DIRECT -> CardPath.enable(devices.get(a), devices.get(b));
+            case CARD -> {
+                CardPath.enable(devices.get(a), devices.get(route.over()));
+                CardPath.enable(devices.get(b), devices.get(route.over()));
+            }
+            case HOST -> {}
         }
     }
 
@@ -87,10 +82,6 @@ final class CudaGroup {
 
     List<Rank> ranks() {
         return List.of(ranks);
-    }
-
-    Transport.Link link() {
-        return link;
     }
 
     /// What a rank published of the collective under way.
@@ -115,41 +106,30 @@ final class CudaGroup {
     /// A rank's end, used by its thread.
     final class Rank implements Communicator {
         private final int rank;
+        private final List<CudaDevice> devices;
         private final CudaDevice device;
-        private final SumParts sums;
-        private final @Nullable Staging staging;
-        private final long ready;
-        private final long summed;
-        private final long done;
+        private final Exchange exchange;
         private final long moved;
-        private final long scratch;
-        private final Object[] arguments = SumParts.arguments();
         /// By parity of [#collectives]: a peer that reads one may be a collective behind.
         private final Call[] calls = {new Call(), new Call()};
         private final long[] starts = new long[ranks.length + 1];
+        /// Where each rank has what this one needs of it.
+        private final long[] places = new long[ranks.length];
         private final AtomicLong received = new AtomicLong();
         private final Runnable closing = this::close;
         private long collectives;
         private @Nullable CudaStream lane;
         private boolean closed;
 
-        private Rank(int rank, CudaDevice device, Staging[] stagings) {
+        private Rank(int rank, List<CudaDevice> devices, Exchange exchange) {
             this.rank = rank;
-            this.device = device;
+            this.devices = devices;
+            this.exchange = exchange;
+            device = devices.get(rank);
             device.bind();
-            sums = new SumParts(device, link.transport() != Transport.PEER);
-            ready = Driver.eventCreate(false);
-            summed = Driver.eventCreate(false);
-            done = Driver.eventCreate(false);
             moved = Driver.eventCreate(false);
-            scratch = Driver.memAlloc(SMALL_BYTES);
-            if (link.transport().direct()) {
-                staging = null;
-            } else {
-                staging = new Staging(rank, stagings, meeting, device, sums);
-                stagings[rank] = staging;
-            }
-            device.closeBefore(closing);
+            // Stores may lie on any of them.
+            devices.forEach(each -> each.closeBefore(closing));
         }
 
         @Override
@@ -171,40 +151,27 @@ final class CudaGroup {
             long address = tensor.address();
             long part = cut(n, rank + 1) - cut(n, rank);
             Call call = publish(on, "allReduce", dtype, address, n, part);
+            if (n == 0 || ranks.length == 1) {
+                return;
+            }
             if (tensor.bytes() <= SMALL_BYTES) {
-                if (n == 0 || ranks.length == 1) {
-                    return;
+                for (Rank peer : ranks) {
+                    places[peer.rank] = published(peer).address;
                 }
-                if (staging != null) {
-                    received.addAndGet(staging.allReduce(on, dtype, address, tensor.bytes(), call));
-                } else {
-                    sum(on, dtype, 0, n, scratch);
-                    leave(on, call);
-                    Driver.memcpyAsync(address, scratch, tensor.bytes(), on.handle());
-                }
+                received.addAndGet(exchange.allReduce(on, dtype, address, tensor.bytes(), places, call));
                 return;
             }
-            long start = starts[rank];
-            if (staging != null) {
-                inBytes(dtype);
-                received.addAndGet(staging.reduceScatter(on, dtype, address, address + starts[rank], starts, call));
-                received.addAndGet(staging.gather(on, address + starts[rank], address, starts, call));
-                return;
+            inBytes(dtype);
+            // In place: of a rank's tensor, only that rank writes its part before all have read theirs.
+            long own = address + starts[rank];
+            for (Rank peer : ranks) {
+                places[peer.rank] = published(peer).address + starts[rank];
             }
-            // In place: of this rank's tensor, only this rank reads and writes the part.
-            sum(on, dtype, start, part, address + start * dtype.bytes());
-            Driver.eventRecord(summed, on.handle());
-            meet(call);
-            for (int i = 1; i < ranks.length; i++) {
-                Rank peer = ranks[(rank + i) % ranks.length];
-                // The peer has read this rank's summands of the part too.
-                Driver.streamWaitEvent(on.handle(), peer.summed);
-                long at = starts[peer.rank] * dtype.bytes();
-                long bytes = published(peer).part * dtype.bytes();
-                copy(on, address + at, published(peer).address + at, bytes);
-                received.addAndGet(bytes);
+            received.addAndGet(exchange.reduceScatter(on, dtype, address, own, starts, places, call));
+            for (Rank peer : ranks) {
+                places[peer.rank] = published(peer).address + starts[peer.rank];
             }
-            leave(on, call);
+            received.addAndGet(exchange.gather(on, own, address, starts, places, call));
         }
 
         /// Where parts of an all-reduce begin.
@@ -221,13 +188,14 @@ final class CudaGroup {
             Call call = publish(on, "reduceScatter", dtype, full.address(), full.elements(), shard.elements());
             if (ranks.length == 1) {
                 copy(on, shard.address(), full.address(), shard.bytes());
-            } else if (staging != null) {
-                inBytes(dtype);
-                received.addAndGet(staging.reduceScatter(on, dtype, full.address(), shard.address(), starts, call));
-            } else {
-                sum(on, dtype, starts[rank], shard.elements(), shard.address());
-                leave(on, call);
+                return;
             }
+            inBytes(dtype);
+            for (Rank peer : ranks) {
+                places[peer.rank] = published(peer).address + starts[rank];
+            }
+            received.addAndGet(
+                    exchange.reduceScatter(on, dtype, full.address(), shard.address(), starts, places, call));
         }
 
         @Override
@@ -238,18 +206,10 @@ final class CudaGroup {
             Call call = publish(on, "allGather", dtype, shard.address(), full.elements(), shard.elements());
             inBytes(dtype);
             copy(on, full.address() + starts[rank], shard.address(), shard.bytes());
-            if (staging != null) {
-                received.addAndGet(staging.gather(on, shard.address(), full.address(), starts, call));
-                return;
+            for (Rank peer : ranks) {
+                places[peer.rank] = published(peer).address;
             }
-            for (int i = 1; i < ranks.length; i++) {
-                Rank peer = ranks[(rank + i) % ranks.length];
-                Driver.streamWaitEvent(on.handle(), peer.ready);
-                long bytes = starts[peer.rank + 1] - starts[peer.rank];
-                copy(on, full.address() + starts[peer.rank], published(peer).address, bytes);
-                received.addAndGet(bytes);
-            }
-            leave(on, call);
+            received.addAndGet(exchange.gather(on, shard.address(), full.address(), starts, places, call));
         }
 
         @Override
@@ -331,8 +291,10 @@ final class CudaGroup {
             call.address = address;
             call.elements = elements;
             call.part = part;
-            Driver.eventRecord(ready, on.handle());
-            meet(call);
+            exchange.announce(on);
+            if (ranks.length > 1) {
+                meeting.meet(rank, call);
+            }
             long start = 0;
             for (Rank peer : ranks) {
                 Call theirs = published(peer);
@@ -356,35 +318,6 @@ final class CudaGroup {
             return of.calls[(int) (collectives % calls.length)];
         }
 
-        private void meet(Call call) {
-            if (ranks.length > 1) {
-                meeting.meet(rank, call);
-            }
-        }
-
-        /// The end of a collective that reads the peers' memory.
-        private void leave(CudaStream on, Call call) {
-            Driver.eventRecord(done, on.handle());
-            meet(call);
-            for (Rank peer : ranks) {
-                if (peer != this) {
-                    Driver.streamWaitEvent(on.handle(), peer.done);
-                }
-            }
-        }
-
-        /// Sums all ranks' elements from `start` on, when they are ready.
-        private void sum(CudaStream on, DType dtype, long start, long n, long out) {
-            for (Rank peer : ranks) {
-                if (peer != this) {
-                    Driver.streamWaitEvent(on.handle(), peer.ready);
-                }
-                arguments[peer.rank] = published(peer).address + start * dtype.bytes();
-            }
-            sums.enqueue(on, dtype, arguments, ranks.length, out, n);
-            received.addAndGet(n * dtype.bytes() * (ranks.length - 1));
-        }
-
         private void copy(CudaStream on, long to, long from, long bytes) {
             if (to != from && bytes > 0) {
                 Driver.memcpyAsync(to, from, bytes, on.handle());
@@ -403,7 +336,7 @@ final class CudaGroup {
                 return;
             }
             closed = true;
-            device.closedBefore(closing);
+            devices.forEach(each -> each.closedBefore(closing));
             CudaStream last = lane;
             if (last != null && !last.closed()) {
                 // It may still use what is given back here.
@@ -415,13 +348,8 @@ final class CudaGroup {
                     channels[peer][rank].closeReceiving();
                 }
             }
-            if (staging != null) {
-                staging.close();
-            }
-            for (long event : new long[] {ready, summed, done, moved}) {
-                device.release(() -> Driver.eventDestroy(event));
-            }
-            device.release(() -> Driver.memFree(scratch));
+            exchange.close();
+            device.release(() -> Driver.eventDestroy(moved));
         }
     }
 }

@@ -21,8 +21,9 @@ final class NcclGroup {
     private final List<Rank> ranks = new ArrayList<>();
 
     /// @param devices by rank, no card twice
-    NcclGroup(List<CudaDevice> devices) {
-        CudaGroup own = new CudaGroup(devices);
+    /// @param routes of what NCCL does not do
+    NcclGroup(List<CudaDevice> devices, Routes routes) {
+        CudaGroup own = new CudaGroup(devices, routes);
         long[] communicators =
                 Nccl.create(devices.stream().map(CudaDevice::ordinal).toList());
         for (int i = 0; i < communicators.length; i++) {

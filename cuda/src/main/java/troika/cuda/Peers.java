@@ -13,7 +13,6 @@ import troika.ffi.Native;
 final class Peers {
     private static final MethodHandle CAN_ACCESS = handle("cuDeviceCanAccessPeer", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle ENABLE = handle("cuCtxEnablePeerAccess", JAVA_LONG, JAVA_INT);
-    private static final MethodHandle DISABLE = handle("cuCtxDisablePeerAccess", JAVA_LONG);
     private static final MethodHandle COPY =
             handle("cuMemcpyPeerAsync", JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG, JAVA_LONG);
 
@@ -51,17 +50,6 @@ final class Peers {
         if (status != ENABLED_BEFORE) {
             Driver.check("cuCtxEnablePeerAccess", status);
         }
-    }
-
-    /// Takes back what [#enable] let.
-    static void disable(long peerContext) {
-        int status;
-        try {
-            status = (int) DISABLE.invokeExact(peerContext);
-        } catch (Throwable e) {
-            throw Native.failed("cuCtxDisablePeerAccess", e);
-        }
-        Driver.check("cuCtxDisablePeerAccess", status);
     }
 
     /// Copies between two cards: directly where the stream's context may address both, else through the

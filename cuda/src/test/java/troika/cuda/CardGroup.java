@@ -23,6 +23,18 @@ import troika.tensor.UserException;
 final class CardGroup implements AutoCloseable {
     private static final long BALLAST_BYTES = 32L << 20;
 
+    /// Which routes a group has.
+    enum Ways {
+        /// Ranks read each other's memory.
+        DIRECT,
+        /// Through pinned host memory.
+        HOST,
+        /// Rank 0 reads the others' memory and they its; between them over rank 0's card.
+        STAR,
+        /// Some of each.
+        MIXED
+    }
+
     final List<CudaDevice> devices = new ArrayList<>();
     final List<? extends Communicator> communicators;
     private final List<Memory> ballast = new ArrayList<>();
@@ -30,8 +42,8 @@ final class CardGroup implements AutoCloseable {
 
     /// Skips the test, with the reason, where there is no card.
     ///
-    /// @param transport STAGED, or else the nearest that the cards have
-    CardGroup(int ranks, Transport transport) {
+    /// @param ways as far as the cards have them; otherwise through the host
+    CardGroup(int ranks, Ways ways) {
         String[] cards = System.getProperty("troika.test.cards", "0").split(",", -1);
         String specification = IntStream.range(0, ranks)
                 .mapToObj(rank -> cards[rank % cards.length])
@@ -43,26 +55,36 @@ final class CardGroup implements AutoCloseable {
         }
         devices.forEach(device -> ballast.add(device.allocate("ballast", BALLAST_BYTES)));
         threads = Executors.newFixedThreadPool(ranks);
-        communicators = group(transport);
+        communicators = group(ways);
     }
 
     /// Another group of the same ranks.
-    List<? extends Communicator> group(Transport transport) {
-        String before = System.getProperty(Transport.PROPERTY);
-        if (transport == Transport.STAGED) {
-            System.setProperty(Transport.PROPERTY, "staged");
-        } else {
-            System.clearProperty(Transport.PROPERTY);
-        }
-        try {
-            return new CudaGroup(devices).ranks();
-        } finally {
-            if (before == null) {
-                System.clearProperty(Transport.PROPERTY);
-            } else {
-                System.setProperty(Transport.PROPERTY, before);
-            }
-        }
+    List<? extends Communicator> group(Ways ways) {
+        return new CudaGroup(devices, routes(ways)).ranks();
+    }
+
+    Routes routes(Ways ways) {
+        return Routes.of(size(), (a, b) -> switch (ways) {
+            case DIRECT -> direct(a, b);
+            case HOST -> Route.HOST;
+            case STAR -> a == 0 ? direct(a, b) : over(0, a, b);
+            case MIXED ->
+                switch ((a + b) % 3) {
+                    case 0 -> direct(a, b);
+                    case 1 -> Route.HOST;
+                    default -> over(a == 0 ? b == 1 ? 2 : 1 : 0, a, b);
+                };
+        });
+    }
+
+    private Route direct(int a, int b) {
+        return CardPath.between(devices.get(a), devices.get(b)).direct() ? Route.DIRECT : Route.HOST;
+    }
+
+    private Route over(int hop, int a, int b) {
+        boolean possible =
+                hop < size() && direct(a, hop).direct() && direct(hop, b).direct();
+        return possible ? Route.over(hop) : Route.HOST;
     }
 
     int size() {

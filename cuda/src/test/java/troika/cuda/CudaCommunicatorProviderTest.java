@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.ServiceLoader;
 import org.junit.jupiter.api.Test;
 import troika.comm.CommunicatorProvider;
+import troika.cuda.CudaCommunicatorProvider.NcclUse.When;
 import troika.tensor.DType;
 import troika.tensor.Memory;
 import troika.tensor.Shape;
@@ -27,39 +28,40 @@ class CudaCommunicatorProviderTest {
     }
 
     @Test
-    void ncclRunsWhereItWasFoundAndMay() {
-        assertThat(CudaCommunicatorProvider.choose("", 3, true, false, true).nccl())
-                .isTrue();
-        assertThat(CudaCommunicatorProvider.choose("", 1, true, false, true).nccl())
-                .isFalse();
-        assertThat(CudaCommunicatorProvider.choose("", 3, true, false, false).why())
+    void ncclIsTriedWhereItWasFoundAndMayRun() {
+        assertThat(CudaCommunicatorProvider.use("", 3, true, false, true).when())
+                .isEqualTo(When.IF_FASTER);
+        assertThat(CudaCommunicatorProvider.use("", 1, true, false, true).when())
+                .isEqualTo(When.NEVER);
+        assertThat(CudaCommunicatorProvider.use("", 3, true, false, false).why())
                 .contains("no NCCL");
-        assertThat(CudaCommunicatorProvider.choose("", 3, false, false, true).why())
+        assertThat(CudaCommunicatorProvider.use("", 3, false, false, true).why())
                 .contains("share a card");
-        assertThat(CudaCommunicatorProvider.choose("", 3, true, true, true).why())
-                .contains("order of ranks");
-        assertThat(CudaCommunicatorProvider.choose("own", 3, true, false, true).nccl())
-                .isFalse();
-        assertThat(CudaCommunicatorProvider.choose("nccl", 1, true, true, true).nccl())
-                .isTrue();
-        assertThatThrownBy(() -> CudaCommunicatorProvider.choose("nccl", 3, false, false, true))
+        assertThat(CudaCommunicatorProvider.use("", 3, true, true, true).why()).contains("order of ranks");
+        assertThat(CudaCommunicatorProvider.use("own", 3, true, false, true).when())
+                .isEqualTo(When.NEVER);
+        assertThat(CudaCommunicatorProvider.use("nccl", 1, true, true, true).when())
+                .isEqualTo(When.ALWAYS);
+        assertThatThrownBy(() -> CudaCommunicatorProvider.use("nccl", 3, false, false, true))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining("ranks share a card");
-        assertThatThrownBy(() -> CudaCommunicatorProvider.choose("nccl", 3, true, false, false))
+        assertThatThrownBy(() -> CudaCommunicatorProvider.use("nccl", 3, true, false, false))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining("there is no NCCL");
-        assertThatThrownBy(() -> CudaCommunicatorProvider.choose("mpi", 3, true, false, true))
+        assertThatThrownBy(() -> CudaCommunicatorProvider.use("mpi", 3, true, false, true))
                 .isInstanceOf(UserException.class)
                 .hasMessage("-Dtroika.cuda.collectives=mpi is unknown: it can be nccl or own.");
     }
 
     @Test
     void cardsThatReachEachOtherAreBelievedWhenDataCameOverRight() {
-        assertThat(Transport.link(true, true).transport()).isEqualTo(Transport.PEER);
-        assertThat(Transport.link(true, false).transport()).isEqualTo(Transport.STAGED);
-        assertThat(Transport.link(true, false).why()).contains("wrong");
-        assertThat(Transport.link(false, false).transport()).isEqualTo(Transport.STAGED);
-        assertThat(Transport.link(false, false).why()).contains("cannot reach");
+        assertThat(CardPath.of(true, true, 50e9, 25e9).direct()).isTrue();
+        assertThat(CardPath.of(true, false, 50e9, 25e9))
+                .isEqualTo(new CardPath(
+                        false, false, 0, 25e9, CardPath.of(true, false, 0, 0).why()));
+        assertThat(CardPath.of(true, false, 50e9, 25e9).why()).contains("wrong");
+        assertThat(CardPath.of(false, false, 0, 25e9).direct()).isFalse();
+        assertThat(CardPath.of(false, false, 0, 25e9).why()).contains("cannot reach");
     }
 
     @Test
@@ -68,7 +70,7 @@ class CudaCommunicatorProviderTest {
         assertThatThrownBy(() -> CudaGroup.requireSize(17))
                 .isInstanceOf(UserException.class)
                 .hasMessageContaining("17 ranks");
-        assertThat(Staging.mostWhole()).isGreaterThanOrEqualTo(CudaGroup.SMALL_BYTES);
+        assertThat(Exchange.mostWhole()).isGreaterThanOrEqualTo(CudaGroup.SMALL_BYTES);
     }
 
     @Test

@@ -19,6 +19,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 import troika.comm.Communicator;
+import troika.cuda.CardGroup.Ways;
 import troika.tensor.DType;
 import troika.tensor.Memory;
 import troika.tensor.Tensor;
@@ -40,8 +41,8 @@ class CudaGroupTest {
     static List<Arguments> groups() {
         List<Arguments> groups = new ArrayList<>();
         for (int ranks : new int[] {1, 2, 3, 5}) {
-            for (Transport transport : new Transport[] {Transport.SAME, Transport.STAGED}) {
-                groups.add(Arguments.of(ranks, transport));
+            for (Ways ways : ranks < 3 ? List.of(Ways.DIRECT, Ways.HOST) : List.of(Ways.values())) {
+                groups.add(Arguments.of(ranks, ways));
             }
         }
         return groups;
@@ -49,8 +50,8 @@ class CudaGroupTest {
 
     @ParameterizedTest
     @MethodSource("groups")
-    void collectivesOfAllDtypesAndSizes(int ranks, Transport transport) throws Exception {
-        try (CardGroup group = new CardGroup(ranks, transport)) {
+    void collectivesOfAllDtypesAndSizes(int ranks, Ways ways) throws Exception {
+        try (CardGroup group = new CardGroup(ranks, ways)) {
             for (DType dtype : DType.values()) {
                 for (Collective collective : Collective.values()) {
                     if (dtype.isFloating() || collective == Collective.ALL_GATHER) {
@@ -65,8 +66,8 @@ class CudaGroupTest {
 
     @ParameterizedTest
     @MethodSource("groups")
-    void fiftyRoundsWithoutAnyWaitOfTheHost(int ranks, Transport transport) throws Exception {
-        try (CardGroup group = new CardGroup(ranks, transport)) {
+    void fiftyRoundsWithoutAnyWaitOfTheHost(int ranks, Ways ways) throws Exception {
+        try (CardGroup group = new CardGroup(ranks, ways)) {
             for (Collective collective : Collective.values()) {
                 new Rounds(group, collective, DType.BF16, 10_007, 50).run();
                 new Rounds(group, collective, DType.F32, 40_009, 50).run();
@@ -76,9 +77,10 @@ class CudaGroupTest {
 
     /// Several pieces of staging memory, of which the last is a part.
     @ParameterizedTest
-    @CsvSource({"2, SAME", "2, STAGED", "3, STAGED", "5, SAME", "5, STAGED"})
-    void tensorsLargerThanStagingMemory(int ranks, Transport transport) throws Exception {
-        try (CardGroup group = new CardGroup(ranks, transport)) {
+    @CsvSource({"2, DIRECT", "2, HOST", "3, HOST", "3, STAR", "3, MIXED", "5, DIRECT", "5, HOST", "5, STAR", "5, MIXED"
+    })
+    void tensorsLargerThanStagingMemory(int ranks, Ways ways) throws Exception {
+        try (CardGroup group = new CardGroup(ranks, ways)) {
             for (Collective collective : Collective.values()) {
                 new Rounds(group, collective, DType.F32, 6_500_003, 2).run();
             }
@@ -253,8 +255,8 @@ class CudaGroupTest {
 
     /// Sends and receives of all pairs in both directions, each rank's on two lanes.
     @ParameterizedTest
-    @CsvSource({"2, SAME", "2, STAGED", "3, SAME", "3, STAGED", "5, SAME", "5, STAGED"})
-    void stormsOfSendsAndReceives(int ranks, Transport transport) throws Exception {
+    @CsvSource({"2, DIRECT", "2, HOST", "3, DIRECT", "3, HOST", "3, STAR", "5, DIRECT", "5, HOST", "5, MIXED"})
+    void stormsOfSendsAndReceives(int ranks, Ways ways) throws Exception {
         int[] sizes = {0, 1, 1001, 65_536, 2_500_001};
         SplittableRandom random = new SplittableRandom(ranks);
         List<Message> messages = new ArrayList<>();
@@ -264,7 +266,7 @@ class CudaGroupTest {
             messages.add(new Message(from, to, sizes[random.nextInt(sizes.length)]));
         }
         long slot = 4L * 2_500_001 / SPACE * SPACE + 2 * SPACE;
-        try (CardGroup group = new CardGroup(ranks, transport)) {
+        try (CardGroup group = new CardGroup(ranks, ways)) {
             group.run(rank -> {
                 CudaDevice device = group.devices.get(rank);
                 Communicator communicator = group.communicators.get(rank);
@@ -323,15 +325,13 @@ class CudaGroupTest {
 
     /// A lane of collectives of all ranks beside a lane of another group's.
     @ParameterizedTest
-    @EnumSource(
-            value = Transport.class,
-            names = {"SAME", "STAGED"})
-    void groupsOnTwoLanesAndALaneThatChanges(Transport transport) throws Exception {
+    @EnumSource(Ways.class)
+    void groupsOnTwoLanesAndALaneThatChanges(Ways ways) throws Exception {
         int ranks = 3;
         int rounds = 40;
         int n = 30_000;
-        try (CardGroup group = new CardGroup(ranks, transport)) {
-            List<? extends Communicator> others = group.group(transport);
+        try (CardGroup group = new CardGroup(ranks, ways)) {
+            List<? extends Communicator> others = group.group(ways);
             group.run(rank -> {
                 CudaDevice device = group.devices.get(rank);
                 Memory memory = group.memory(rank, 16L * n);
@@ -378,11 +378,9 @@ class CudaGroupTest {
     }
 
     @ParameterizedTest
-    @EnumSource(
-            value = Transport.class,
-            names = {"SAME", "STAGED"})
-    void whatIsReadOfOthersIsCounted(Transport transport) throws Exception {
-        try (CardGroup group = new CardGroup(3, transport)) {
+    @EnumSource(Ways.class)
+    void whatIsReadOfOthersIsCounted(Ways ways) throws Exception {
+        try (CardGroup group = new CardGroup(3, ways)) {
             group.run(rank -> {
                 Memory memory = group.memory(rank, 1 << 20);
                 Communicator communicator = group.communicators.get(rank);
@@ -406,9 +404,46 @@ class CudaGroupTest {
         }
     }
 
+    /// As far as one card shows it: a card does not reach itself as a peer.
+    @Test
+    void pathsAreFoundByTrying() {
+        try (CardGroup group = new CardGroup(1, Ways.DIRECT)) {
+            CudaDevice card = group.devices.getFirst();
+            assertThat(CardPath.between(card, card).shared()).isTrue();
+            assertThat(CardPath.arrives(card, card)).isTrue();
+            CardPath path = CardPath.find(card, card);
+            assertThat(path.direct()).isFalse();
+            assertThat(path.hostRate()).isBetween(1e9, 1e12);
+        }
+    }
+
+    /// What is tried on a card is as fast as it is known to be: memory of the card before the host's.
+    @Test
+    void theFastestRoutesAreTaken() throws Exception {
+        try (CardGroup group = new CardGroup(3, Ways.DIRECT)) {
+            Routes host = group.routes(Ways.HOST);
+            Routes star = group.routes(Ways.STAR);
+            Routes direct = group.routes(Ways.DIRECT);
+            CudaCommunicatorProvider.NcclUse never =
+                    CudaCommunicatorProvider.use("", 3, false, false, CudaLibraries.nccl() != null);
+            CudaCommunicatorProvider.Chosen chosen =
+                    CudaCommunicatorProvider.choose(group.devices, List.of(host, star, direct), never, "a test");
+            assertThat(chosen.nccl()).isFalse();
+            assertThat(chosen.routes()).isNotEqualTo(host);
+            assertThat(chosen.why())
+                    .startsWith("Collectives between ranks are Troika's own, since ranks share a card")
+                    .contains(": a test. GB/s received by a rank when tried: Troika's own through pinned host memory ")
+                    .contains("; Troika's own directly (ranks 0-1, 0-2), over rank 0's card (ranks 1-2) ")
+                    .matches(".*; Troika's own directly [0-9.]+\\.$");
+            assertThat(CudaCommunicatorProvider.choose(group.devices, List.of(host), never, "a test")
+                            .why())
+                    .endsWith("; data goes through pinned host memory: a test.");
+        }
+    }
+
     @Test
     void anAbortEndsWaitsAndTheStreamsStillEnd() throws Exception {
-        try (CardGroup group = new CardGroup(3, Transport.SAME)) {
+        try (CardGroup group = new CardGroup(3, Ways.DIRECT)) {
             IllegalArgumentException cause = new IllegalArgumentException("rank 2 has no more data");
             group.run(rank -> {
                 Memory memory = group.memory(rank, 1 << 20);
@@ -435,7 +470,7 @@ class CudaGroupTest {
 
     @Test
     void ranksInUnlikeCollectivesAreTold() throws Exception {
-        try (CardGroup group = new CardGroup(2, Transport.SAME)) {
+        try (CardGroup group = new CardGroup(2, Ways.DIRECT)) {
             group.run(rank -> {
                 Memory memory = group.memory(rank, 4096);
                 try (CudaStream lane = group.stream(rank, "lane")) {
@@ -457,7 +492,7 @@ class CudaGroupTest {
     /// What a rank's memory counts is its own, though they share a card.
     @Test
     void ranksOfACardCountTheirOwnMemory() {
-        try (CardGroup group = new CardGroup(2, Transport.SAME)) {
+        try (CardGroup group = new CardGroup(2, Ways.DIRECT)) {
             long bytes = 1L << 30;
             long[] before = IntStream.range(0, 2)
                     .mapToLong(rank -> group.devices.get(rank).memory().used())

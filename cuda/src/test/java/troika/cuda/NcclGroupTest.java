@@ -27,7 +27,9 @@ class NcclGroupTest {
         CudaDevice device = Cards.open(false);
         try (device) {
             assumeTrue(CudaLibraries.nccl() != null, "there is no NCCL");
-            NcclGroup.Rank rank = new NcclGroup(List.of(device)).ranks().getFirst();
+            NcclGroup.Rank rank = new NcclGroup(List.of(device), Routes.of(1, (_, _) -> Route.DIRECT))
+                    .ranks()
+                    .getFirst();
             float[] data = new float[N];
             for (int i = 0; i < N; i++) {
                 data[i] = i * 0.37f;

@@ -1,0 +1,340 @@
+package troika.cuda;
+
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import troika.tensor.DType;
+
+/// A rank's part in the collectives of a [CudaGroup]: copies, and a kernel that sums in the order of ranks,
+/// issued by the rank's thread. What a rank needs of another it reads by the pair's [Route]:
+///
+/// - Where it lies. Readers wait for its owner's `ready`, which is recorded behind what produced it; at the
+///   end all record `done`, meet, and wait for the `done` of those who read their memory: what follows on the
+///   lane may then overwrite it.
+/// - From a [Store], to which its owner copies it in pieces and in turns to two halves, on a stream of its
+///   own beside the lane, since a link carries both directions at once. The tensor may be overwritten when
+///   the owner's own copies are done, and no last meeting is needed.
+///
+/// Where no two ranks use a store, all is one piece. Otherwise all ranks go through the same number of
+/// pieces, with one meeting a piece, between the issue of its copies to stores and the issue of those from
+/// them. That is enough for all events of a half:
+///
+/// - Readers wait for `filled` of a half behind the meeting of its piece, and its owner records it anew two
+///   pieces later, behind the next piece's meeting, which the readers join only when they have issued that
+///   wait.
+/// - An owner fills a half again when its stream waits for each reader's `emptied` of that half. Readers
+///   have recorded it two pieces before, ahead of the meeting of the piece between, which the owner has
+///   joined; and record it anew only behind the meeting that the owner joins when it has issued that wait.
+///
+/// Pieces are counted through all collectives, so this holds between the last pieces of one and the first
+/// of the next. `ready` is recorded anew by the next collective, behind the last one's end, which the
+/// readers joined when they had issued their waits for it; of `done` there are two, in turns, and one is
+/// recorded anew behind the meeting of the other, likewise.
+final class Exchange {
+    static final long HALF_BYTES = 8L << 20;
+    private static final int HALVES = 2;
+    /// Room to move a piece in its slot, for addresses that are alike modulo 16.
+    private static final long SLACK_BYTES = 256;
+
+    private final int rank;
+    private final Exchange[] ranks;
+    private final Meeting meeting;
+    private final CudaDevice device;
+    private final SumParts sums;
+    /// Each once.
+    private final List<Store> stores;
+    /// Where each rank reads what this one has put down; 0 where it reads this one's memory.
+    private final long[] stored;
+    private final boolean storing;
+    private final boolean anyDirect;
+    /// For what was read from stores and is to be summed, and for the sums of a small all-reduce.
+    private final long fetched;
+    private final long small;
+    private final long putting;
+    private final long begun;
+    private final long ready;
+    private final long[] done = new long[HALVES];
+    private final long[] filled = new long[HALVES];
+    private final long[] emptied = new long[HALVES];
+    private final Object[] arguments = SumParts.arguments();
+    private long pieces;
+    private long ends;
+
+    /// @param ranks of the group, of which this is to be one
+    /// @param devices by rank
+    Exchange(int rank, Exchange[] ranks, Routes routes, Meeting meeting, List<CudaDevice> devices) {
+        this.rank = rank;
+        this.ranks = ranks;
+        this.meeting = meeting;
+        device = devices.get(rank);
+        device.bind();
+        Map<Route, Store> made = new HashMap<>();
+        stored = new long[ranks.length];
+        boolean near = true;
+        for (int reader = 0; reader < ranks.length; reader++) {
+            Route route = routes.between(rank, reader);
+            if (!route.direct()) {
+                stored[reader] = made.computeIfAbsent(route, _ -> Store.take(route, rank, devices, HALVES * HALF_BYTES))
+                        .address();
+            }
+            near &= !route.direct() || devices.get(reader).ordinal() == device.ordinal();
+        }
+        stores = List.copyOf(made.values());
+        storing = !routes.allDirect();
+        anyDirect = routes.anyDirect();
+        sums = new SumParts(device, near);
+        small = Driver.memAlloc(CudaGroup.SMALL_BYTES);
+        fetched = stores.isEmpty() ? 0 : Driver.memAlloc(HALF_BYTES);
+        putting = stores.isEmpty() ? 0 : Driver.streamCreate();
+        begun = Driver.eventCreate(false);
+        ready = Driver.eventCreate(false);
+        for (int half = 0; half < HALVES; half++) {
+            done[half] = Driver.eventCreate(false);
+            filled[half] = Driver.eventCreate(false);
+            emptied[half] = Driver.eventCreate(false);
+        }
+    }
+
+    /// Says that what comes before on the lane is what this rank brings to the next collective. All ranks
+    /// meet between this and the collective.
+    void announce(CudaStream lane) {
+        Driver.eventRecord(ready, lane.handle());
+    }
+
+    /// Collects in `full` the parts of all other ranks; returns the bytes read of them.
+    ///
+    /// @param shard this rank's part
+    /// @param starts where each rank's part begins in `full`, in bytes, and where the last ends
+    /// @param shards where each rank has its part
+    /// @param collective for messages
+    long gather(CudaStream lane, long shard, long full, long[] starts, long[] shards, Object collective) {
+        begin(lane);
+        long received = 0;
+        long longest = longest(starts);
+        long most = storing ? HALF_BYTES : longest;
+        for (long at = 0; at < longest; at += most) {
+            int half = refill();
+            for (Store store : stores) {
+                copy(half(store.address(), half), shard + at, bytes(starts, rank, at, most), putting);
+            }
+            meet(half, collective);
+            for (int i = 1; i < ranks.length; i++) {
+                int peer = (rank + i) % ranks.length;
+                long bytes = bytes(starts, peer, at, most);
+                if (bytes > 0) {
+                    await(lane, peer, half);
+                    long store = ranks[peer].stored[rank];
+                    long from = store == 0 ? shards[peer] + at : half(store, half);
+                    copy(full + starts[peer] + at, from, bytes, lane.handle());
+                    received += bytes;
+                }
+            }
+            emptied(lane, half);
+        }
+        end(lane, collective);
+        return received;
+    }
+
+    /// Leaves this rank's part of the sum over all ranks at `out`; returns the bytes read of others.
+    ///
+    /// @param full this rank's summands, `out` may be its part of it
+    /// @param starts where each rank's part begins in `full`, in bytes, and where the last ends
+    /// @param parts where each rank has its summands of this rank's part
+    long reduceScatter(
+            CudaStream lane, DType dtype, long full, long out, long[] starts, long[] parts, Object collective) {
+        begin(lane);
+        long slot = slot();
+        long longest = longest(starts);
+        long most = storing ? slot - SLACK_BYTES : longest;
+        long received = 0;
+        for (long at = 0; at < longest; at += most) {
+            int half = refill();
+            for (int i = 1; i < ranks.length; i++) {
+                int peer = (rank + i) % ranks.length;
+                if (stored[peer] != 0) {
+                    long to = half(stored[peer], half) + slot * place(peer);
+                    copy(to, full + starts[peer] + at, bytes(starts, peer, at, most), putting);
+                }
+            }
+            meet(half, collective);
+            long bytes = bytes(starts, rank, at, most);
+            if (bytes > 0) {
+                for (int peer = 0; peer < ranks.length; peer++) {
+                    if (peer != rank) {
+                        await(lane, peer, half);
+                        long from = slot * ranks[peer].place(rank);
+                        arguments[peer] = summand(lane, peer, half, from, bytes, parts[peer] + at, out + at);
+                        received += bytes;
+                    }
+                }
+            }
+            emptied(lane, half);
+            if (bytes > 0) {
+                arguments[rank] = full + starts[rank] + at;
+                sums.enqueue(lane, dtype, arguments, ranks.length, out + at, bytes / dtype.bytes());
+            }
+        }
+        end(lane, collective);
+        return received;
+    }
+
+    /// Sums a tensor that is small enough to be read whole by each rank; returns the bytes read of others.
+    ///
+    /// @param bytes at most [CudaGroup#SMALL_BYTES]
+    /// @param tensors where each rank has its summands
+    long allReduce(CudaStream lane, DType dtype, long tensor, long bytes, long[] tensors, Object collective) {
+        begin(lane);
+        int half = refill();
+        for (Store store : stores) {
+            copy(half(store.address(), half), tensor, bytes, putting);
+        }
+        meet(half, collective);
+        for (int peer = 0; peer < ranks.length; peer++) {
+            if (peer != rank) {
+                await(lane, peer, half);
+                arguments[peer] = summand(lane, peer, half, 0, bytes, tensors[peer], tensor);
+            }
+        }
+        emptied(lane, half);
+        arguments[rank] = tensor;
+        sums.enqueue(lane, dtype, arguments, ranks.length, small, bytes / dtype.bytes());
+        end(lane, collective);
+        copy(tensor, small, bytes, lane.handle());
+        return bytes * (ranks.length - 1);
+    }
+
+    /// The most bytes that [#allReduce] sums.
+    static long mostWhole() {
+        return HALF_BYTES / (SumParts.MOST - 1) / SLACK_BYTES * SLACK_BYTES - SLACK_BYTES;
+    }
+
+    /// The bytes of each reader's slot in a half.
+    private long slot() {
+        return HALF_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+    }
+
+    /// Where a peer has its slot among those of all but this rank.
+    private int place(int peer) {
+        return peer < rank ? peer : peer - 1;
+    }
+
+    private static long half(long store, int half) {
+        return store + half * HALF_BYTES;
+    }
+
+    /// The lane goes on when the peer's data can be read.
+    private void await(CudaStream lane, int peer, int half) {
+        Exchange owner = ranks[peer];
+        Driver.streamWaitEvent(lane.handle(), owner.stored[rank] == 0 ? owner.ready : owner.filled[half]);
+    }
+
+    /// Where a peer's summands lie: in its memory, or in this rank's, copied from the peer's store. This
+    /// rank's is the lane's alone, so that it is used by one piece behind the other.
+    ///
+    /// @param from where they lie in the half of the store
+    /// @param direct where they lie in the peer's memory
+    /// @param like an address that the copy is to be like modulo 16, so that sums move 16 bytes at a time
+    private long summand(CudaStream lane, int peer, int half, long from, long bytes, long direct, long like) {
+        long store = ranks[peer].stored[rank];
+        if (store == 0) {
+            return direct;
+        }
+        long to = fetched + slot() * place(peer) + like % 16;
+        copy(to, half(store, half) + from, bytes, lane.handle());
+        return to;
+    }
+
+    /// The copies to stores start when the lane comes here.
+    private void begin(CudaStream lane) {
+        if (!stores.isEmpty()) {
+            Driver.eventRecord(begun, lane.handle());
+            Driver.streamWaitEvent(putting, begun);
+        }
+    }
+
+    /// The half that is next: the copies to it wait until all readers have read what it held.
+    private int refill() {
+        int half = (int) (pieces % HALVES);
+        for (int reader = 0; reader < ranks.length; reader++) {
+            if (stored[reader] != 0) {
+                Driver.streamWaitEvent(putting, ranks[reader].emptied[half]);
+            }
+        }
+        return half;
+    }
+
+    /// The end of the copies to a half, and the beginning of those from it.
+    private void meet(int half, Object collective) {
+        if (!stores.isEmpty()) {
+            Driver.eventRecord(filled[half], putting);
+        }
+        if (storing) {
+            meeting.meet(rank, collective);
+        }
+    }
+
+    /// The end of a piece.
+    private void emptied(CudaStream lane, int half) {
+        if (!stores.isEmpty()) {
+            Driver.eventRecord(emptied[half], lane.handle());
+        }
+        pieces++;
+    }
+
+    /// The lane goes on when this rank's tensor was read.
+    private void end(CudaStream lane, Object collective) {
+        if (!stores.isEmpty() && pieces > 0) {
+            Driver.streamWaitEvent(lane.handle(), filled[(int) ((pieces - 1) % HALVES)]);
+        }
+        if (anyDirect) {
+            int turn = (int) (ends++ % HALVES);
+            Driver.eventRecord(done[turn], lane.handle());
+            meeting.meet(rank, collective);
+            for (Exchange reader : ranks) {
+                if (reader != this && stored[reader.rank] == 0) {
+                    Driver.streamWaitEvent(lane.handle(), reader.done[turn]);
+                }
+            }
+        }
+    }
+
+    /// The bytes of a piece of a rank's part.
+    ///
+    /// @param at where it starts in the part
+    private static long bytes(long[] starts, int rank, long at, long most) {
+        return Math.clamp(starts[rank + 1] - starts[rank] - at, 0, most);
+    }
+
+    private static long longest(long[] starts) {
+        long longest = 0;
+        for (int i = 0; i + 1 < starts.length; i++) {
+            longest = Math.max(longest, starts[i + 1] - starts[i]);
+        }
+        return longest;
+    }
+
+    private static void copy(long to, long from, long bytes, long stream) {
+        if (to != from && bytes > 0) {
+            Driver.memcpyAsync(to, from, bytes, stream);
+        }
+    }
+
+    void close() {
+        if (!stores.isEmpty()) {
+            device.release(() -> Driver.streamSynchronize(putting));
+            device.release(() -> Driver.streamDestroy(putting));
+        }
+        device.release(() -> Driver.eventDestroy(begun));
+        device.release(() -> Driver.eventDestroy(ready));
+        for (long[] halves : List.of(done, filled, emptied)) {
+            for (long event : halves) {
+                device.release(() -> Driver.eventDestroy(event));
+            }
+        }
+        device.release(() -> Driver.memFree(small));
+        stores.forEach(Store::free);
+        if (!stores.isEmpty()) {
+            device.release(() -> Driver.memFree(fetched));
+        }
+    }
+}
