@@ -18,10 +18,11 @@ MODELS = {
     "7b": ("deepseek-llm-7b", "deepseek-7b", 4, 10, 300, "--optimizer-states bf16", (1, 2)),
 }
 KINDS = {
+    "each": "every other card alone: ranks that wait for each other are as fast as the slowest",
     "dp": "data parallel with ZeRO-1 and ZeRO-3",
     "fsdp2": "PyTorch FSDP2 + compile, a process a card; zero1 keeps gathered weights after the forward pass",
     "tp": "tensor parallel, 2 and 3",
-    "pp": "pipeline parallel, 2 and 3, 4 microbatches, 1f1b",
+    "pp": "pipeline parallel, 2 and 3, with 4 and 8 microbatches",
     "hybrid": "0,1:dp2 | 2 and 0,1:tp2 | 2; of 4 cards and more, data parallel by tensor 2 and by pipeline 2",
     "forced": "ZeRO-3 with Troika's own collectives and with NCCL's, of which dp takes what was faster when tried",
     "staged": "dp again, data through host memory, as between cards without peer access: Troika's own collectives, and NCCL's",
@@ -88,6 +89,8 @@ def ranks_of(devices, cards):
 def layouts(n, kinds):
     """What runs on n ranks, in this order: (kind, name, ranks, Troika's options, environment)."""
     rows = [("one", "one card", 1, "", {})]
+    if "each" in kinds:
+        rows += [("each", f"card {rank} alone", 1, "", {"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in range(1, n)]
     # Three cards are a case of their own.
     counts = sorted({n, 3} if n > 3 else {n}, reverse=True)
     small = [size for size in (2, 3) if size <= n]
@@ -98,8 +101,11 @@ def layouts(n, kinds):
             ("fsdp2", f"FSDP2, {size}", size, "--zero 3", {}),
         ]
     rows += [("tp", f"tp {size}", size, f"--tensor-parallel {size}", {}) for size in small]
-    rows += [
-        ("pp", f"pp {size}", size, f"--pipeline-parallel {size} --pipeline-schedule 1f1b {MICROBATCHES}", {}) for size in small]
+    for size in small:
+        rows += [
+            ("pp", f"pp {size}, {schedule}, {count} microbatches", size,
+             f"--pipeline-parallel {size} --pipeline-schedule {schedule} --gradient-accumulation-steps {count}", {})
+            for schedule, count in (("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))]
     if n >= 3:
         rows += [
             ("hybrid", layout, 3, f"--layout '{layout}' {MICROBATCHES}", {}) for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
@@ -158,16 +164,21 @@ class Scaling:
         preset, _, micro, steps, limit, options, _ = MODELS[model]
         batch = self.options.batch * cards
         words = ["--devices", self.devices(size), *shlex.split(options), *shlex.split(further)]
-        if MICROBATCHES not in further:
+        if "--gradient-accumulation-steps" not in further:
             words += ["--per-device-train-batch-size", micro]
         row, output = self.bench.train(
             f"{model} {name}", preset, ["synthetic"], batch, SEQUENCE, self.options.steps or steps,
-            ["--deterministic", "off", *words], {**NO_MULTICAST, **environment}, limit)
+            ["--deterministic", "off", *words], {**NO_MULTICAST, **environment}, limit, profile=True)
         if row is None:
             return None
         plan = re.search(r"\btotal +([\d.]+)", output)
         says = re.search(r"Collectives between.*", output)
+        expected = re.search(r"expected of this machine: ([\d.]+) ms", output)
+        timed = re.search(r"^Steps \d.*?^Timelines:", output, re.MULTILINE | re.DOTALL)
+        if timed:
+            print(timed[0].rpartition("\n")[0], flush=True)
         return dict(batch=batch, plan_gib=round(float(plan[1]) / 1024, 2) if plan else None,
+                    expected_ms=float(expected[1]) if expected else None,
                     collectives=says[0] if says else None, **row)
 
     def peer(self, model, name, cards, further):
@@ -222,8 +233,8 @@ def table(rows, missing):
             peers[key] = max(peers.get(key, 0), row["tokens_per_s"])
     lines = [
         "",
-        "| model | layout | ranks | cards | batch | tokens/s, median of steps | efficiency | of FSDP2 | GiB, fullest card | GiB, planned for the largest rank |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | layout | ranks | cards | batch | tokens/s, median of steps | efficiency | of FSDP2 | ms a step | expected, ms | error | GiB, fullest card | GiB, planned for the largest rank |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         ours = row["kind"] != "fsdp2"
@@ -232,11 +243,14 @@ def table(rows, missing):
         peer = peers.get((row["model"], cards))
         ratio = f"{speed / peer:.2f}" if ours and peer else ""
         peak, plan = ("" if row.get(key) is None else f"{row[key]:.1f}" for key in ("peak_gib", "plan_gib"))
+        took, expected = 1e3 * row["step_s"], row.get("expected_ms")
+        foretold = (f"{expected:.1f}", f"{100 * (expected / took - 1):+.1f} %") if expected else ("", "")
         layout = row["layout"].replace("|", "\\|")
         if row.get("parts", 1) > 1:
             layout += f", {row['parts']} microbatches"
         lines.append(f"| {row['model']} | {layout} | {row['ranks']} | {cards} | {row['batch']} × {row['sequence']} | "
-                     f"{speed:,.0f} of {row['steps']} | {efficiency} | {ratio} | {peak} | {plan} |")
+                     f"{speed:,.0f} of {row['steps']} | {efficiency} | {ratio} | {took:.1f} | {foretold[0]} | {foretold[1]} | "
+                     f"{peak} | {plan} |")
     if missing:
         lines.append("\nWithout a figure (failed or not begun, see above): " + "; ".join(missing) + ".")
     return "\n".join(lines)

@@ -57,7 +57,8 @@ final class DoctorCommand implements Command {
     private static Finding devices(String kind, Presence presence) {
         String value = kind.equals("cpu") ? "cpu:N for N ranks" : presence.devices() == 0 ? "none" : kind + ":0";
         String more = presence.devices() > 1 && !kind.equals("cpu")
-                ? "of " + presence.devices() + " cards; training on several comes with the layouts"
+                ? "the first card; of " + presence.devices() + " cards: " + kind + ":0-" + (presence.devices() - 1)
+                        + " for a rank on each"
                 : "";
         return new Finding(kind, "--devices", value, presence.obstacle().isEmpty() ? more : presence.obstacle());
     }

@@ -37,7 +37,13 @@ final class TrainCommand implements Command {
                         "FILE",
                         "Write the compiled step as JSON.",
                         file -> run.dumpProgram(Path.of(file)),
-                        "--dump-program");
+                        "--dump-program")
+                .count(
+                        "Time each instruction of the three steps from this one on, print where the time went beside"
+                                + " what was expected of this machine, and write timeline.json and timeline-plan.json"
+                                + " (Chrome's trace format) to the run's folder; 0: none. (default: 0)",
+                        run::profileStep,
+                        "--profile-step");
     }
 
     @Override

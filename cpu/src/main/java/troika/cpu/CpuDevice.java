@@ -13,6 +13,7 @@ import troika.tensor.Kernels;
 import troika.tensor.Memory;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
+import troika.tensor.TimedEvent;
 import troika.tensor.UserException;
 
 /// A rank's part of this machine's cores.
@@ -118,6 +119,11 @@ final class CpuDevice implements Device {
 
     @Override
     public Event event() {
+        return new CpuEvent(spinNanos);
+    }
+
+    @Override
+    public TimedEvent timedEvent() {
         return new CpuEvent(spinNanos);
     }
 

@@ -1,12 +1,14 @@
 package troika.cpu;
 
 import org.jspecify.annotations.Nullable;
-import troika.tensor.Event;
+import troika.tensor.TimedEvent;
 
 /// Counts the records of it that were issued and those that were reached.
-final class CpuEvent implements Event {
+final class CpuEvent implements TimedEvent {
     private final Progress issued;
     private final Progress reached;
+    /// Of the latest record that was reached.
+    private volatile long nanos;
 
     CpuEvent(long spinNanos) {
         issued = new Progress(spinNanos);
@@ -25,6 +27,7 @@ final class CpuEvent implements Event {
 
     /// The record of this number is reached.
     void reach(long record) {
+        nanos = System.nanoTime();
         reached.advanceTo(record);
     }
 
@@ -46,5 +49,10 @@ final class CpuEvent implements Event {
         if (cause != null) {
             throw new IllegalStateException("work before an event failed: " + cause.getMessage(), cause);
         }
+    }
+
+    @Override
+    public double secondsSince(TimedEvent earlier) {
+        return (nanos - ((CpuEvent) earlier).nanos) * 1e-9;
     }
 }

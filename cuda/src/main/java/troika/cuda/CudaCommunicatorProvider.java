@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
+import troika.comm.CollectiveTrial;
 import troika.comm.Communicator;
 import troika.comm.CommunicatorProvider;
 import troika.tensor.Device;
@@ -145,7 +146,7 @@ public final class CudaCommunicatorProvider implements CommunicatorProvider {
         double time(String name, boolean nccl, Routes routes) {
             List<Communicator> group = group(cards, nccl, routes);
             try {
-                double rate = CollectiveTrial.bytesPerSecond(cards, group);
+                double rate = CollectiveTrial.run(cards, group).bytesPerSecond();
                 told.add(String.format(Locale.ROOT, "%s %.1f", name, rate / 1e9));
                 return rate;
             } finally {

@@ -18,6 +18,7 @@ import troika.tensor.Kernels;
 import troika.tensor.Memory;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
+import troika.tensor.TimedEvent;
 import troika.tensor.UserException;
 
 /// A rank's card, through the card's primary context, which ranks that share the card share too. Streams,
@@ -319,8 +320,17 @@ final class CudaDevice implements Device {
     }
 
     @Override
-    public synchronized Event event() {
-        CudaEvent event = new CudaEvent(this);
+    public Event event() {
+        return event(false);
+    }
+
+    @Override
+    public TimedEvent timedEvent() {
+        return event(true);
+    }
+
+    private synchronized CudaEvent event(boolean timed) {
+        CudaEvent event = new CudaEvent(this, timed);
         events.add(event);
         return event;
     }

@@ -1,17 +1,17 @@
 package troika.cuda;
 
-import troika.tensor.Event;
+import troika.tensor.TimedEvent;
 
-/// An event of the driver, without timing. One that was never recorded holds nobody up, as the driver has
-/// it too.
-final class CudaEvent implements Event {
+/// An event of the driver. One that was never recorded holds nobody up, as the driver has it too.
+final class CudaEvent implements TimedEvent {
     private final CudaDevice device;
     private final long handle;
 
-    CudaEvent(CudaDevice device) {
+    /// @param timed whether [#secondsSince] will be asked
+    CudaEvent(CudaDevice device, boolean timed) {
         this.device = device;
         device.bind();
-        handle = Driver.eventCreate(false);
+        handle = Driver.eventCreate(timed);
     }
 
     long handle() {
@@ -22,6 +22,12 @@ final class CudaEvent implements Event {
     public void synchronize() {
         device.bind();
         Driver.eventSynchronize(handle);
+    }
+
+    @Override
+    public double secondsSince(TimedEvent earlier) {
+        device.bind();
+        return Driver.eventElapsed(((CudaEvent) earlier).handle, handle) * 1e-3;
     }
 
     void close() {

@@ -9,7 +9,13 @@ import troika.tensor.Shape;
 /// @param cards by rank
 /// @param roots bytes per second, each way, of each PCIe root that several cards share
 /// @param hostBytesPerSecond of the host's memory, reads and writes together
-public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPerSecond, Transport transport) {
+/// @param transferMicroseconds that a transfer between ranks takes beside its bytes
+public record CostModel(
+        List<Card> cards,
+        List<Double> roots,
+        double hostBytesPerSecond,
+        Transport transport,
+        double transferMicroseconds) {
     /// How bytes get from card to card.
     public enum Transport {
         /// Up to the host's memory and, piece by piece behind it, down: each byte passes that memory twice.
@@ -21,6 +27,7 @@ public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPe
     /// A rank's card and its link to the host.
     ///
     /// @param flopsPerSecond that products reach in the program's dtype
+    /// @param attentionFlopsPerSecond that attention reaches, forward and backward together
     /// @param bytesPerSecond of its memory
     /// @param launchMicroseconds that each instruction takes beside its calls
     /// @param upBytesPerSecond to the host
@@ -28,6 +35,7 @@ public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPe
     /// @param root index of the PCIe root that it shares, or -1
     public record Card(
             double flopsPerSecond,
+            double attentionFlopsPerSecond,
             double bytesPerSecond,
             double launchMicroseconds,
             double upBytesPerSecond,
@@ -35,6 +43,7 @@ public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPe
             int root) {
         public Card {
             check(flopsPerSecond);
+            check(attentionFlopsPerSecond);
             check(bytesPerSecond);
             check(upBytesPerSecond);
             check(downBytesPerSecond);
@@ -57,6 +66,9 @@ public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPe
                 throw new IllegalArgumentException("there is no root " + card.root());
             }
         }
+        if (!(transferMicroseconds >= 0)) {
+            throw new IllegalArgumentException("a transfer cannot take " + transferMicroseconds + " µs more");
+        }
     }
 
     private static void check(double rate) {
@@ -67,31 +79,38 @@ public record CostModel(List<Card> cards, List<Double> roots, double hostBytesPe
 
     /// RTX 4090 cards in a desktop with two memory channels: bf16 products at 85 % of the datasheet's 165
     /// TFLOP/s, 1,008 GB/s of memory, 25 GB/s each way over 16 lanes of PCIe 4.0 and in proportion over
-    /// fewer, 55 GB/s of host memory, no peer copies.
+    /// fewer, 55 GB/s of host memory, no peer copies. Attention is taken to run at the products' rate.
     ///
     /// @param lanes of each card, as 16, 16, 16 or 8, 8, 4
     public static CostModel rtx4090(List<Integer> lanes) {
         List<Card> cards = lanes.stream()
                 .map(width -> {
                     double link = 25e9 * width / 16;
-                    return new Card(165e12 * PRODUCT_EFFICIENCY, 1008e9, 5, link, link, -1);
+                    double flops = 165e12 * PRODUCT_EFFICIENCY;
+                    return new Card(flops, flops, 1008e9, 5, link, link, -1);
                 })
                 .toList();
-        return new CostModel(cards, List.of(), 55e9, Transport.STAGED);
+        return new CostModel(cards, List.of(), 55e9, Transport.STAGED, 0);
     }
 
     /// Time of a kernel: its products or its bytes, whichever takes longer.
     double seconds(RankProgram program, Call call) {
         Card card = cards.get(program.rank());
-        List<TensorSpec> inputs = specs(program, call.inputs());
-        List<TensorSpec> outputs = specs(program, call.outputs());
-        long flops = call.op().flops(shapes(inputs), shapes(outputs));
-        return Math.max(flops / card.flopsPerSecond(), bytes(call.op(), inputs, outputs) / card.bytesPerSecond());
+        boolean attention = call.op() instanceof Op.Attention || call.op() instanceof Op.AttentionBackward;
+        double rate = attention ? card.attentionFlopsPerSecond() : card.flopsPerSecond();
+        return Math.max(flops(program, call) / rate, bytes(program, call) / card.bytesPerSecond());
+    }
+
+    /// Floating-point operations of a kernel's products.
+    public static long flops(RankProgram program, Call call) {
+        return call.op().flops(shapes(specs(program, call.inputs())), shapes(specs(program, call.outputs())));
     }
 
     /// Bytes that a kernel reads and writes; what it updates it does both to.
-    private static long bytes(Op op, List<TensorSpec> inputs, List<TensorSpec> outputs) {
-        long updated = switch (op) {
+    public static long bytes(RankProgram program, Call call) {
+        List<TensorSpec> inputs = specs(program, call.inputs());
+        List<TensorSpec> outputs = specs(program, call.outputs());
+        long updated = switch (call.op()) {
             case Op.AdamW _ -> bytes(outputs.subList(0, 3));
             case Op.Add _ -> bytes(outputs);
             case Op.Accumulating a -> a.accumulate() ? outputs.getFirst().bytes() : 0;

@@ -3,6 +3,7 @@ package troika.plan;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
+import java.util.stream.IntStream;
 import troika.graph.Op;
 
 /// A transfer that its participants start together, and what it then moves: phases one behind the other,
@@ -31,6 +32,46 @@ final class Meeting {
         this.staged = transport == CostModel.Transport.STAGED;
         this.size = ranks.size();
         this.ranks = ranks;
+    }
+
+    /// The ranks that a collective, or a transfer, of a rank needs, in the order of their group.
+    ///
+    /// @param ranks of the whole program
+    static List<Integer> group(RankProgram program, Op op, int ranks) {
+        return switch (op) {
+            case Op.Send send -> List.of(program.rank(), send.rank());
+            case Op.Receive receive -> List.of(receive.rank(), program.rank());
+            case Op.AllReduce reduce -> axis(program, reduce.axis(), ranks);
+            case Op.ReduceScatter scatter -> axis(program, scatter.axis(), ranks);
+            case Op.AllGather gather -> axis(program, gather.axis(), ranks);
+            default -> throw new IllegalArgumentException(op + " moves nothing between ranks");
+        };
+    }
+
+    private static List<Integer> axis(RankProgram program, String name, int ranks) {
+        if (program.axes().isEmpty()) {
+            return IntStream.range(0, ranks).boxed().toList();
+        }
+        return program.axes().stream()
+                .filter(axis -> axis.name().equals(name))
+                .findFirst()
+                .orElseThrow(() ->
+                        new IllegalArgumentException("rank " + program.rank() + " is in no group of axis " + name))
+                .ranks();
+    }
+
+    /// What the calls have in common that meet each other: the k-th of one rank meets the k-th of another.
+    ///
+    /// @param group of [#group]
+    static List<Object> key(Op op, List<Integer> group) {
+        String axis = switch (op) {
+            case Op.AllReduce reduce -> reduce.axis();
+            case Op.ReduceScatter scatter -> scatter.axis();
+            case Op.AllGather gather -> gather.axis();
+            // A pair of ranks: it needs no name.
+            default -> "";
+        };
+        return List.of(axis, group);
     }
 
     /// Notes a rank; returns whether all are there.

@@ -17,7 +17,7 @@ import troika.graph.Op;
 /// done: kernels for the time that [CostModel] says, whatever other lanes do; transfers from the moment when
 /// all their ranks have come, at rates that change as others start and end ([Links]). The k-th collective of
 /// an axis meets the k-th of that axis on its other ranks, the k-th Send from one rank to another its k-th
-/// Receive. Left out are what transfers cost beside their bytes, and that kernels slow each other.
+/// Receive. Left out is that kernels and transfers slow each other.
 public final class Simulator {
     private final List<Rank> ranks;
     private final CostModel cost;
@@ -96,8 +96,7 @@ public final class Simulator {
                 program,
                 simulator.ranks.stream()
                         .map(rank -> rank.spans.stream()
-                                .sorted(Comparator.comparingDouble(Timeline.Span::start)
-                                        .thenComparingDouble(Timeline.Span::end))
+                                .sorted(Timeline.Span.BY_START)
                                 .toList())
                         .toList(),
                 IntStream.range(0, steps)
@@ -217,11 +216,12 @@ public final class Simulator {
             double bytes =
                     run.rank.program.tensors().get(call.outputs().getFirst()).bytes();
             Links.Flow flow = onHost(run, call, true) ? links.fromHost(rank, bytes) : links.toHost(rank, bytes);
+            started(List.of(run));
             transfer(List.of(List.of(flow)), List.of(run));
             return;
         }
-        List<Integer> group = group(run.rank.program, call.op());
-        ArrayDeque<Gathering> open = gatherings.computeIfAbsent(key(call.op(), group), _ -> new ArrayDeque<>());
+        List<Integer> group = Meeting.group(run.rank.program, call.op(), ranks.size());
+        ArrayDeque<Gathering> open = gatherings.computeIfAbsent(Meeting.key(call.op(), group), _ -> new ArrayDeque<>());
         // A rank comes to the first meeting that it has not come to: its own are in order.
         Gathering gathering = open.stream()
                 .filter(meeting -> meeting.runs().stream().noneMatch(other -> other.rank == run.rank))
@@ -234,51 +234,23 @@ public final class Simulator {
         gathering.runs().add(run);
         if (gathering.meeting().join(run.rank.program, call)) {
             open.remove(gathering);
-            transfer(gathering.meeting().phases(), gathering.runs());
+            List<List<Links.Flow>> phases = gathering.meeting().phases();
+            List<Run> runs = gathering.runs();
+            started(runs);
+            later(group.size() > 1 ? cost.transferMicroseconds() * 1e-6 : 0, () -> transfer(phases, runs));
         }
     }
 
-    private List<Integer> group(RankProgram program, Op op) {
-        return switch (op) {
-            case Op.Send send -> List.of(program.rank(), send.rank());
-            case Op.Receive receive -> List.of(receive.rank(), program.rank());
-            case Op.AllReduce reduce -> axis(program, reduce.axis());
-            case Op.ReduceScatter scatter -> axis(program, scatter.axis());
-            case Op.AllGather gather -> axis(program, gather.axis());
-            default -> throw new IllegalArgumentException(op + " moves nothing between ranks");
-        };
-    }
-
-    private List<Integer> axis(RankProgram program, String name) {
-        if (program.axes().isEmpty()) {
-            return IntStream.range(0, ranks.size()).boxed().toList();
-        }
-        return program.axes().stream()
-                .filter(axis -> axis.name().equals(name))
-                .findFirst()
-                .orElseThrow(() ->
-                        new IllegalArgumentException("rank " + program.rank() + " is in no group of axis " + name))
-                .ranks();
-    }
-
-    private static List<Object> key(Op op, List<Integer> group) {
-        String axis = switch (op) {
-            case Op.AllReduce reduce -> reduce.axis();
-            case Op.ReduceScatter scatter -> scatter.axis();
-            case Op.AllGather gather -> gather.axis();
-            // A pair of ranks: it needs no name.
-            default -> "";
-        };
-        return List.of(axis, group);
-    }
-
-    /// Moves bytes phase by phase, then goes on with the instructions whose calls these are.
-    private void transfer(List<List<Links.Flow>> phases, List<Run> runs) {
+    private void started(List<Run> runs) {
         for (Run run : runs) {
             if (run.start < 0) {
                 run.start = now;
             }
         }
+    }
+
+    /// Moves bytes phase by phase, then goes on with the instructions whose calls these are.
+    private void transfer(List<List<Links.Flow>> phases, List<Run> runs) {
         List<List<Links.Flow>> left =
                 phases.stream().filter(phase -> !phase.isEmpty()).toList();
         if (left.isEmpty()) {

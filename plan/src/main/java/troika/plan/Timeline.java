@@ -5,10 +5,13 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.Comparator;
 import java.util.EnumSet;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.json.JsonMapper;
 
 /// When each instruction of a program ran. Times are seconds from the start of the first step; sums and parts
@@ -24,6 +27,9 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
     /// @param step it belongs to
     /// @param instruction its id
     public record Span(int step, int instruction, Lane lane, double start, double end) {
+        static final Comparator<Span> BY_START =
+                Comparator.comparingDouble(Span::start).thenComparingDouble(Span::end);
+
         double seconds() {
             return end - start;
         }
@@ -32,6 +38,68 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
     public Timeline {
         ranks = ranks.stream().map(List::copyOf).toList();
         stepEnds = List.copyOf(stepEnds);
+    }
+
+    /// A timeline of what was measured.
+    ///
+    /// @param arrivals by rank: of all steps, each span begins when its lane came to the instruction. That of a
+    /// transfer is moved to when the last of its ranks came
+    public static Timeline measured(StepProgram program, List<List<Span>> arrivals) {
+        // By rank and span, what meets others there; and by that, the latest arrival.
+        List<List<@Nullable List<Object>>> meetings = new ArrayList<>();
+        Map<List<Object>, Double> latest = new HashMap<>();
+        for (int rank = 0; rank < arrivals.size(); rank++) {
+            RankProgram own = program.ranks().get(rank);
+            List<@Nullable List<Object>> met = new ArrayList<>();
+            Map<List<Object>, Integer> counts = new HashMap<>();
+            for (Span span : arrivals.get(rank)) {
+                List<Object> first = null;
+                for (Call call : own.instructions().get(span.instruction()).calls()) {
+                    if (call.op().collective()) {
+                        List<Integer> group =
+                                Meeting.group(own, call.op(), program.ranks().size());
+                        List<Object> key = Meeting.key(call.op(), group);
+                        List<Object> meeting = List.of(key, counts.merge(key, 1, Integer::sum));
+                        first = first == null ? meeting : first;
+                    }
+                }
+                met.add(first);
+                if (first != null) {
+                    latest.merge(first, span.start(), Math::max);
+                }
+            }
+            meetings.add(met);
+        }
+        List<List<Span>> ranks = new ArrayList<>();
+        List<Double> ends = new ArrayList<>();
+        for (int rank = 0; rank < arrivals.size(); rank++) {
+            List<Span> spans = new ArrayList<>();
+            for (int i = 0; i < arrivals.get(rank).size(); i++) {
+                Span span = arrivals.get(rank).get(i);
+                List<Object> meeting = meetings.get(rank).get(i);
+                double start = meeting == null ? span.start() : Math.min(span.end(), latest.getOrDefault(meeting, 0.0));
+                spans.add(new Span(span.step(), span.instruction(), span.lane(), start, span.end()));
+                while (ends.size() <= span.step()) {
+                    ends.add(0.0);
+                }
+                ends.set(span.step(), Math.max(ends.get(span.step()), span.end()));
+            }
+            spans.sort(Span.BY_START);
+            ranks.add(spans);
+        }
+        return new Timeline(program, ranks, ends);
+    }
+
+    /// The instructions of the steps from one on, counted from 0, at the same times.
+    public Timeline since(int step) {
+        return new Timeline(
+                program,
+                ranks.stream()
+                        .map(spans -> spans.stream()
+                                .filter(span -> span.step() >= step)
+                                .toList())
+                        .toList(),
+                stepEnds);
     }
 
     /// When all is done.
@@ -81,6 +149,15 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
             }
         }
         return hidden / all;
+    }
+
+    /// Seconds of a rank's instructions of a kind.
+    public double seconds(int rank, Instruction.Kind kind) {
+        List<Instruction> instructions = program.ranks().get(rank).instructions();
+        return ranks.get(rank).stream()
+                .filter(span -> instructions.get(span.instruction()).kind() == kind)
+                .mapToDouble(Span::seconds)
+                .sum();
     }
 
     private double seconds(int rank, Collection<Lane> lanes) {

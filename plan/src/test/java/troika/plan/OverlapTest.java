@@ -62,7 +62,7 @@ class OverlapTest {
     /// RTX 4090s with all lanes in a host whose memory is fast enough for three links.
     private static CostModel workstation() {
         CostModel desktop = CostModel.rtx4090(List.of(16, 16, 16));
-        return new CostModel(desktop.cards(), desktop.roots(), WORKSTATION_MEMORY, desktop.transport());
+        return new CostModel(desktop.cards(), desktop.roots(), WORKSTATION_MEMORY, desktop.transport(), 0);
     }
 
     @Test
@@ -83,7 +83,7 @@ class OverlapTest {
                 for (int accumulation : new int[] {1, 4}) {
                     for (DType travelling : List.of(DType.F32, DType.BF16)) {
                         CostModel base = CostModel.rtx4090(lanes);
-                        CostModel cost = new CostModel(base.cards(), base.roots(), memory, base.transport());
+                        CostModel cost = new CostModel(base.cards(), base.roots(), memory, base.transport(), 0);
                         Timeline timeline = timeline(cost, accumulation, travelling, Parallelism.PREFETCH);
                         System.out.printf(
                                 Locale.ROOT,

@@ -33,8 +33,8 @@ class SimulatorTest {
 
     /// Cards that do a product in a second, launch for nothing, and have links of some bytes a second.
     private static CostModel cards(int ranks, double link, double host, CostModel.Transport transport) {
-        CostModel.Card card = new CostModel.Card(HandMade.UNIT_FLOPS, FAST, 0, link, link, -1);
-        return new CostModel(Collections.nCopies(ranks, card), List.of(), host, transport);
+        CostModel.Card card = new CostModel.Card(HandMade.UNIT_FLOPS, HandMade.UNIT_FLOPS, FAST, 0, link, link, -1);
+        return new CostModel(Collections.nCopies(ranks, card), List.of(), host, transport, 0);
     }
 
     @ParameterizedTest
@@ -134,18 +134,63 @@ class SimulatorTest {
         assertThat(end(timeline, 0, 2)).isCloseTo(1, EXACT);
     }
 
+    /// Two ranks gather 250 bytes of each other: a second of bytes at 250 a second, and what a transfer takes beside
+    /// them.
+    @Test
+    void aTransferTakesTimeBesideItsBytes() {
+        List<HandMade> ranks = IntStream.range(0, 2).mapToObj(HandMade::new).toList();
+        for (HandMade rank : ranks) {
+            rank.call(
+                    Lane.COMMUNICATION,
+                    new Op.AllGather("data"),
+                    List.of(rank.tensor(false, 250)),
+                    List.of(rank.tensor(false, 500)));
+        }
+        CostModel fast = cards(2, 1000, FAST, CostModel.Transport.PEER);
+        CostModel late = new CostModel(fast.cards(), fast.roots(), FAST, fast.transport(), 500_000);
+        StepProgram program = HandMade.program(ranks);
+        double bytes = Simulator.simulate(program, fast).seconds();
+        Timeline timeline = Simulator.simulate(program, late);
+        assertThat(timeline.seconds()).isCloseTo(bytes + 0.5, EXACT);
+        assertThat(timeline.communicationSeconds(0)).isCloseTo(bytes + 0.5, EXACT);
+    }
+
+    /// Rank 1 comes two seconds late to what both need, and so does the transfer.
+    @Test
+    void aMeasuredTransferBeginsWhenTheLastRankCame() {
+        List<HandMade> ranks = IntStream.range(0, 2).mapToObj(HandMade::new).toList();
+        for (HandMade rank : ranks) {
+            rank.products(1);
+            rank.call(
+                    Lane.COMMUNICATION,
+                    new Op.AllGather("data"),
+                    List.of(rank.tensor(false, 250)),
+                    List.of(rank.tensor(false, 500)));
+        }
+        List<List<Timeline.Span>> arrivals = List.of(
+                List.of(new Timeline.Span(0, 0, Lane.COMPUTE, 0, 4), new Timeline.Span(0, 1, Lane.COMMUNICATION, 1, 5)),
+                List.of(
+                        new Timeline.Span(0, 0, Lane.COMPUTE, 0, 3),
+                        new Timeline.Span(0, 1, Lane.COMMUNICATION, 3, 5)));
+        Timeline timeline = Timeline.measured(HandMade.program(ranks), arrivals);
+        assertThat(timeline.communicationSeconds(0)).isCloseTo(2, EXACT);
+        assertThat(timeline.hiddenShare(0)).isCloseTo(0.5, EXACT);
+        assertThat(timeline.hiddenShare(1)).isCloseTo(0, EXACT);
+        assertThat(timeline.stepSeconds()).isCloseTo(5, EXACT);
+    }
+
     @Test
     void cardsShareARootAndTheHostsMemory() {
-        CostModel.Card card = new CostModel.Card(1, FAST, 0, 1000, 1000, 0);
+        CostModel.Card card = new CostModel.Card(1, 1, FAST, 0, 1000, 1000, 0);
         List<HandMade> ranks = IntStream.range(0, 3).mapToObj(HandMade::new).toList();
         for (HandMade rank : ranks) {
             rank.call(Lane.UPLOAD, new Op.Copy(), List.of(rank.tensor(true, 250)), List.of(rank.tensor(false, 250)));
         }
         StepProgram program = HandMade.program(ranks);
         List<CostModel.Card> cards = Collections.nCopies(3, card);
-        CostModel root = new CostModel(cards, List.of(1500.0), FAST, CostModel.Transport.STAGED);
+        CostModel root = new CostModel(cards, List.of(1500.0), FAST, CostModel.Transport.STAGED, 0);
         assertThat(Simulator.simulate(program, root).seconds()).isCloseTo(2, EXACT);
-        CostModel host = new CostModel(cards, List.of(FAST), 600, CostModel.Transport.STAGED);
+        CostModel host = new CostModel(cards, List.of(FAST), 600, CostModel.Transport.STAGED, 0);
         assertThat(Simulator.simulate(program, host).seconds()).isCloseTo(5, EXACT);
     }
 
@@ -247,8 +292,8 @@ class SimulatorTest {
         HandMade rank = new HandMade(0);
         rank.call(Lane.COMPUTE, new Op.Add(), List.of(rank.tensor(false, 250)), List.of(rank.tensor(false, 250)));
         rank.products(1);
-        CostModel.Card card = new CostModel.Card(HandMade.UNIT_FLOPS, 1e6, 1000, 1, 1, -1);
-        CostModel cost = new CostModel(List.of(card), List.of(), 1, CostModel.Transport.PEER);
+        CostModel.Card card = new CostModel.Card(HandMade.UNIT_FLOPS, HandMade.UNIT_FLOPS, 1e6, 1000, 1, 1, -1);
+        CostModel cost = new CostModel(List.of(card), List.of(), 1, CostModel.Transport.PEER, 0);
         // 3 × 1000 bytes at a million a second and a millisecond, then a second and one more.
         Timeline timeline = Simulator.simulate(HandMade.program(rank), cost);
         assertThat(end(timeline, 0, 0)).isCloseTo(0.004, within(1e-9));

@@ -28,6 +28,9 @@ public interface Device extends AutoCloseable {
 
     Event event();
 
+    /// An event that costs more and tells the time.
+    TimedEvent timedEvent();
+
     Kernels kernels();
 
     /// How its kernels work where there is a choice, a sentence each, such as which attention runs; complete

@@ -20,6 +20,8 @@ import troika.plan.Compiler;
 import troika.plan.MemoryPlan;
 import troika.plan.PlanOptions;
 import troika.plan.ProgramJson;
+import troika.plan.Simulator;
+import troika.plan.Timeline;
 import troika.plan.TrainingPlan;
 import troika.tensor.Device;
 import troika.tensor.DeviceNeeds;
@@ -33,6 +35,7 @@ import troika.train.config.TrainingOptions;
 import troika.train.data.BatchCursor;
 import troika.train.data.Dataset;
 import troika.train.data.SplitMix;
+import troika.train.engine.Calibration;
 import troika.train.engine.Engine;
 import troika.train.engine.NonFinite;
 
@@ -61,6 +64,7 @@ final class Run implements AutoCloseable {
     private final int train;
     /// -1 where there is nothing to evaluate on.
     private final int evaluate;
+    private final @Nullable Profile profile;
     private final long totalSteps;
     private final Schedule schedule;
     private long step;
@@ -111,6 +115,10 @@ final class Run implements AutoCloseable {
                 throw new UserException("The checkpoint " + checkpoint + " stands after step " + step
                         + ", beyond the run's " + totalSteps + " steps: raise --max-steps or --num-train-epochs.");
             }
+            boolean profiles = options.profileStep() > 0;
+            if (profiles) {
+                Profile.check(options.profileStep(), step, totalSteps);
+            }
             schedule = options.schedule(totalSteps);
             model = DeepSeekLlm.of(config, options.sequenceLength());
             Choice choice = new Choice(options.sharing(), options.batch().accumulation(), options.recompute());
@@ -122,12 +130,19 @@ final class Run implements AutoCloseable {
             devices = DeviceFinder.join(opening);
             description.put("device", devices.getFirst().name());
             new MemoryFit(choice, options.batch().trainBatchSize(), this::plan).check(plan, devices);
+            // Before the arenas take the memory.
+            Timeline expected = profiles
+                    ? Simulator.simulate(plan.train(), Calibration.measure(plan.train(), devices), Profile.STEPS)
+                    : null;
             boolean evaluates = data.evaluation() != null;
             engine = Engine.inProcess(
                     evaluates ? List.of(plan.train(), plan.evaluate()) : List.of(plan.train()), devices);
             opened.push(engine::close);
             train = engine.program(TRAIN);
             evaluate = evaluates ? engine.program(EVALUATE) : -1;
+            profile = expected == null
+                    ? null
+                    : new Profile(options.profileStep(), expected, engine, train, directory.root());
             // Both programs upload from and report to the same host tensors.
             RankMemory arenas = RankMemory.of(engine, plan.train());
             feed = new Feed(arenas, plan.microbatches(), options.sequenceLength());
@@ -288,6 +303,9 @@ final class Run implements AutoCloseable {
             }
             directory.log(metrics, evaluated);
             listener.onStep(metrics);
+            if (profile != null && profile.ends(step)) {
+                profile.report().forEach(listener::onMessage);
+            }
             if (!Double.isNaN(evaluated)) {
                 listener.onEvaluation(step, evaluated);
             }
@@ -323,6 +341,9 @@ final class Run implements AutoCloseable {
                 (int) SplitMix.at(options.seed(), step),
                 targets == 0 ? 0 : scale / targets,
                 1 / scale);
+        if (profile != null) {
+            profile.before(step);
+        }
         engine.execute(train);
         double loss = report.getAtIndex(ValueLayout.JAVA_FLOAT, 1) / scale;
         float norm = report.getAtIndex(ValueLayout.JAVA_FLOAT, 2);

@@ -129,7 +129,8 @@ final class Resolution {
                 or(given.seed, 42L),
                 or(given.output, Path.of("troika-out")),
                 given.resume,
-                given.dumpProgram);
+                given.dumpProgram,
+                inRange("--profile-step", or(given.profileStep, 0L), 0, MOST_STEPS));
     }
 
     /// Sequences of a step; see [TrainingOptionsBuilder#batch].

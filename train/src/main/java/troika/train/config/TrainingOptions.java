@@ -49,6 +49,7 @@ import troika.tensor.DType;
 /// @param output folder of the run
 /// @param resume `latest`, or a checkpoint's folder; null: a new run
 /// @param dumpProgram file to write the step program to; null: none
+/// @param profileStep the first of the steps whose instructions are timed; 0: none
 public record TrainingOptions(
         String model,
         boolean fromScratch,
@@ -88,7 +89,8 @@ public record TrainingOptions(
         long seed,
         Path output,
         @Nullable String resume,
-        @Nullable Path dumpProgram) {
+        @Nullable Path dumpProgram,
+        long profileStep) {
     public TrainingOptions {
         data = List.copyOf(data);
         evalData = List.copyOf(evalData);

@@ -155,6 +155,9 @@ public final class TrainingOptionsBuilder implements Cloneable {
     @Nullable
     Path dumpProgram;
 
+    @Nullable
+    Long profileStep;
+
     Consumer<String> notice = _ -> {};
 
     TrainingOptionsBuilder() {}
@@ -480,6 +483,12 @@ public final class TrainingOptionsBuilder implements Cloneable {
     /// File to write the step program to.
     public TrainingOptionsBuilder dumpProgram(Path dumpProgram) {
         this.dumpProgram = dumpProgram;
+        return this;
+    }
+
+    /// The first of three steps whose instructions are timed, into timeline.json; 0: none (default 0).
+    public TrainingOptionsBuilder profileStep(long profileStep) {
+        this.profileStep = profileStep;
         return this;
     }
 

@@ -2,6 +2,7 @@ package troika.train.engine;
 
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
@@ -13,6 +14,7 @@ import troika.comm.Communicators;
 import troika.plan.RankProgram;
 import troika.plan.StepProgram;
 import troika.plan.TensorSpec;
+import troika.plan.Timeline;
 import troika.tensor.DType;
 import troika.tensor.Device;
 import troika.tensor.DeviceException;
@@ -38,6 +40,8 @@ public final class Engine implements AutoCloseable {
     private final Rank[] ranks;
     private final Semaphore finished = new Semaphore(0);
     private final AtomicReference<@Nullable Throwable> firstFailure = new AtomicReference<>();
+    private int timedProgram;
+    private volatile int timedExecutions;
     private boolean closed;
 
     /// Makes an Engine of ranks that are threads of this JVM.
@@ -82,6 +86,7 @@ public final class Engine implements AutoCloseable {
         PREPARE,
         EXECUTE,
         DRAIN,
+        TIME,
         INSPECT,
         CLOSE
     }
@@ -105,6 +110,37 @@ public final class Engine implements AutoCloseable {
     /// Waits until all lanes are idle.
     public void drain() {
         run(Job.DRAIN, 0);
+    }
+
+    /// Has the next executions of a program timed. Their instructions are dispatched one by one, so that a step
+    /// that is bound by launches takes longer.
+    public void time(int program, int executions) {
+        timedProgram = program;
+        timedExecutions = executions;
+        drain();
+        run(Job.TIME, program);
+    }
+
+    /// What was timed.
+    ///
+    /// @param issueSeconds by rank: what its thread took to issue an execution
+    public record Timings(Timeline timeline, List<Double> issueSeconds) {
+        public Timings {
+            issueSeconds = List.copyOf(issueSeconds);
+        }
+    }
+
+    /// When the instructions ran that [#time] asked for, all of whose executions were begun; waits for their end.
+    public Timings timings() {
+        drain();
+        List<Stopwatch> watches =
+                Arrays.stream(ranks).map(rank -> rank.executor().stopwatch()).toList();
+        long start = watches.stream().mapToLong(Stopwatch::originNanos).min().orElseThrow();
+        return new Timings(
+                Timeline.measured(
+                        programs.get(timedProgram),
+                        watches.stream().map(watch -> watch.spans(start)).toList()),
+                watches.stream().map(Stopwatch::issueSeconds).toList());
     }
 
     /// Executes a program once more with the inputs that are still there, the update left out, and says
@@ -369,6 +405,7 @@ public final class Engine implements AutoCloseable {
                 }
                 case EXECUTE -> executor().execute(program);
                 case DRAIN -> executor().drain();
+                case TIME -> executor().time(program, timedExecutions);
                 case INSPECT ->
                     nonFinite = executor()
                             .findNonFinite(

@@ -24,7 +24,10 @@ final class RankExecutor implements AutoCloseable {
     private final Arenas memory;
     private final Map<Lane, Stream> streams = new EnumMap<>(Lane.class);
     private final Prepared[] programs;
+    private final Device device;
     private @Nullable Prepared last;
+    private @Nullable Prepared timed;
+    private @Nullable Stopwatch stopwatch;
 
     /// A program with all that a step needs made beforehand, since a step allocates nothing.
     private static final class Prepared {
@@ -126,21 +129,28 @@ final class RankExecutor implements AutoCloseable {
             return event;
         }
 
-        private void issue() {
+        /// @param watch times the instructions, which are dispatched one by one for that; null: no
+        private void issue(@Nullable Stopwatch watch) {
             for (Segment segment : segments) {
                 Stream stream = segment.stream;
                 for (Event event : segment.waits) {
                     stream.await(event);
                 }
-                if (segment.graph != null) {
+                if (segment.graph != null && watch == null) {
                     stream.launch(segment.graph);
                 } else {
                     for (Instruction instruction : segment.instructions) {
+                        if (watch != null) {
+                            watch.begin(stream, instruction);
+                        }
                         for (Call call : instruction.calls()) {
                             call(stream, instruction, call);
                         }
                         if (marks.follows(instruction)) {
                             stream.mark(marks.number(instruction));
+                        }
+                        if (watch != null) {
+                            watch.end(stream, instruction);
                         }
                     }
                 }
@@ -224,9 +234,10 @@ final class RankExecutor implements AutoCloseable {
             boolean capture,
             boolean checked) {
         this.memory = memory;
+        this.device = device;
         this.programs = new Prepared[programs.size()];
         try {
-            prepare(programs, blocks, device, groups, capture, checked);
+            prepare(programs, blocks, groups, capture, checked);
         } catch (RuntimeException | Error e) {
             close();
             throw e;
@@ -236,7 +247,6 @@ final class RankExecutor implements AutoCloseable {
     private void prepare(
             List<RankProgram> programs,
             List<String> blocks,
-            Device device,
             List<Groups.Ends> groups,
             boolean capture,
             boolean checked) {
@@ -262,13 +272,17 @@ final class RankExecutor implements AutoCloseable {
     /// The scratch memory of a lane's kernels, or of its communicators, or null. It is the same in all programs
     /// that have it.
     static @Nullable Tensor workspace(List<RankProgram> programs, Lane lane, Arenas memory) {
-        String name = "workspace:" + lane;
+        String name = workspaceName(lane);
         return programs.stream()
                 .flatMap(program -> program.tensors().stream())
                 .filter(tensor -> tensor.name().equals(name))
                 .findFirst()
                 .map(memory::tensor)
                 .orElse(null);
+    }
+
+    static String workspaceName(Lane lane) {
+        return "workspace:" + lane;
     }
 
     Arenas memory() {
@@ -285,12 +299,34 @@ final class RankExecutor implements AutoCloseable {
             drain();
             last = prepared;
         }
-        prepared.issue();
+        Stopwatch watch = stopwatch;
+        if (watch != null && prepared == timed && watch.next()) {
+            long began = System.nanoTime();
+            prepared.issue(watch);
+            watch.issued(System.nanoTime() - began);
+        } else {
+            prepared.issue(null);
+        }
         if (prepared.reported != null) {
             prepared.reported.synchronize();
         } else {
             drain();
         }
+    }
+
+    /// Times the next executions of a program.
+    void time(int program, int executions) {
+        drain();
+        timed = programs[program];
+        stopwatch = new Stopwatch(timed.instructions, executions, device, stream(streams, Lane.COMPUTE));
+    }
+
+    /// What times, or has timed, this rank last.
+    Stopwatch stopwatch() {
+        if (stopwatch == null) {
+            throw new IllegalStateException("nothing was timed");
+        }
+        return stopwatch;
     }
 
     /// Where the rank's kernels were when a device failed that was asked only afterwards, in words.

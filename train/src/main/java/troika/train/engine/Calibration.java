@@ -1,0 +1,233 @@
+package troika.train.engine;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+import java.util.SplittableRandom;
+import java.util.TreeSet;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.Executor;
+import java.util.function.Predicate;
+import java.util.function.ToDoubleFunction;
+import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
+import troika.comm.CollectiveTrial;
+import troika.comm.Communicator;
+import troika.comm.Communicators;
+import troika.graph.Op;
+import troika.plan.Call;
+import troika.plan.CostModel;
+import troika.plan.Lane;
+import troika.plan.RankProgram;
+import troika.plan.StepProgram;
+import troika.plan.TensorSpec;
+import troika.tensor.DType;
+import troika.tensor.Device;
+import troika.tensor.Memory;
+import troika.tensor.Shape;
+import troika.tensor.Stream;
+import troika.tensor.Tensor;
+
+/// Measures devices for the [CostModel] of a program: on each the program's largest products, its attention and its
+/// largest element-wise kernels, for long enough that a card's power limit binds as it does in a step; and what a rank
+/// receives in collectives of them all. All ranks measure at the same time, so that those which share a device have
+/// their part of it.
+///
+/// Taken as given is that an instruction takes 5 µs beside its calls, and that each rank has a link of its own.
+public final class Calibration {
+    private static final long NANOS = 300_000_000;
+    private static final int AT_ONCE = 4;
+    private static final double LAUNCH_MICROSECONDS = 5;
+    private static final int PIECE = 16 << 20;
+
+    private final RankProgram program;
+    private final Device device;
+    private final List<Call> calls;
+
+    private Calibration(RankProgram program, Device device) {
+        this.program = program;
+        this.device = device;
+        calls = program.instructions().stream()
+                .flatMap(instruction -> instruction.calls().stream())
+                .toList();
+    }
+
+    /// Measures; takes about two seconds, and as much memory as a few of the largest tensors.
+    ///
+    /// @param devices by rank, with nothing to do
+    public static CostModel measure(StepProgram program, List<Device> devices) {
+        double link = Double.MAX_VALUE;
+        double transfer = 0;
+        if (devices.size() > 1) {
+            List<Communicator> group = Communicators.create(devices);
+            try {
+                CollectiveTrial.Rates rates = CollectiveTrial.run(devices, group);
+                link = rates.bytesPerSecond();
+                transfer = rates.smallSeconds();
+            } finally {
+                group.forEach(Communicator::close);
+            }
+        }
+        double rate = link;
+        Executor threads = task -> Thread.ofPlatform().name("calibration").start(task);
+        List<CompletableFuture<CostModel.Card>> cards = IntStream.range(0, devices.size())
+                .mapToObj(rank -> CompletableFuture.supplyAsync(
+                        () -> new Calibration(program.ranks().get(rank), devices.get(rank)).card(rate), threads))
+                .toList();
+        try {
+            CompletableFuture.allOf(cards.toArray(CompletableFuture[]::new)).join();
+        } catch (CompletionException e) {
+            if (e.getCause() instanceof RuntimeException cause) {
+                throw cause;
+            }
+            throw e;
+        }
+        return new CostModel(
+                cards.stream().map(CompletableFuture::join).toList(),
+                List.of(),
+                Double.MAX_VALUE,
+                CostModel.Transport.PEER,
+                transfer * 1e6);
+    }
+
+    private CostModel.Card card(double link) {
+        double products = rate(
+                List.of(
+                        op -> op instanceof Op.Linear,
+                        op -> op instanceof Op.LinearBackwardInput,
+                        op -> op instanceof Op.LinearBackwardWeight),
+                this::flops);
+        double attention =
+                rate(List.of(op -> op instanceof Op.Attention, op -> op instanceof Op.AttentionBackward), this::flops);
+        double memory = rate(
+                List.of(op -> op instanceof Op.SwiGlu, op -> op instanceof Op.SwiGluBackward),
+                call -> CostModel.bytes(program, call));
+        return new CostModel.Card(products, attention, memory, LAUNCH_MICROSECONDS, link, link, -1);
+    }
+
+    private double flops(Call call) {
+        return CostModel.flops(program, call);
+    }
+
+    /// Work a second of the largest calls of some kinds, in turns; what a program has none of is free.
+    private double rate(List<Predicate<Op>> kinds, ToDoubleFunction<Call> work) {
+        List<Call> largest = new ArrayList<>();
+        for (Predicate<Op> kind : kinds) {
+            calls.stream()
+                    .filter(call -> kind.test(call.op()))
+                    .max(Comparator.comparingDouble(work))
+                    .ifPresent(largest::add);
+        }
+        return largest.isEmpty()
+                ? Double.MAX_VALUE
+                : largest.stream().mapToDouble(work).sum() / seconds(largest);
+    }
+
+    /// Seconds of some calls, one behind the other.
+    private double seconds(List<Call> some) {
+        List<Memory> taken = new ArrayList<>();
+        try {
+            Tensor[] tensors = new Tensor[program.tensors().size()];
+            for (int id : ids(some)) {
+                tensors[id] = take(program.tensors().get(id), taken);
+            }
+            TensorSpec scratch = program.tensors().stream()
+                    .filter(tensor -> tensor.name().equals(RankExecutor.workspaceName(Lane.COMPUTE)))
+                    .findFirst()
+                    .orElse(null);
+            Tensor workspace = scratch == null ? null : take(scratch, taken);
+            return seconds(some, tensors, workspace);
+        } finally {
+            taken.forEach(device::free);
+        }
+    }
+
+    private double seconds(List<Call> some, Tensor[] tensors, @Nullable Tensor workspace) {
+        Dispatch dispatch = new Dispatch(device.kernels(), new Groups.Ends(program.rank(), Map.of(), null), tensors);
+        try (Stream stream = device.stream("calibration", workspace)) {
+            List<Stream.Graph> graphs = new ArrayList<>();
+            for (Call call : some) {
+                stream.beginCapture();
+                dispatch.call(stream, call);
+                graphs.add(stream.endCapture());
+            }
+            fill(some, tensors);
+            // The JVM compiles what a CPU runs, and a card comes to its power limit.
+            seconds(stream, graphs);
+            return seconds(stream, graphs);
+        }
+    }
+
+    private static double seconds(Stream stream, List<Stream.Graph> graphs) {
+        int rounds = 0;
+        long began = System.nanoTime();
+        long passed = 0;
+        while (passed < NANOS) {
+            // The card has a round while the host issues the next one.
+            for (int i = 0; i < AT_ONCE; i++) {
+                graphs.forEach(stream::launch);
+            }
+            stream.synchronize();
+            rounds += AT_ONCE;
+            passed = System.nanoTime() - began;
+        }
+        return passed * 1e-9 / rounds;
+    }
+
+    private static TreeSet<Integer> ids(List<Call> some) {
+        TreeSet<Integer> ids = new TreeSet<>();
+        for (Call call : some) {
+            ids.addAll(call.inputs());
+            ids.addAll(call.outputs());
+        }
+        ids.remove(-1);
+        return ids;
+    }
+
+    private Tensor take(TensorSpec spec, List<Memory> taken) {
+        Memory memory = device.allocate("calibration", spec.bytes());
+        taken.add(memory);
+        return memory.tensor(0, spec.dtype(), spec.shape());
+    }
+
+    /// Numbers of about 0.05 in floating-point tensors, since zeros take less power; counts in those of integers, which
+    /// are tokens or positions in one document a sequence.
+    private void fill(List<Call> some, Tensor[] tensors) {
+        int sequence = some.stream()
+                .map(Call::op)
+                .mapToInt(op -> op instanceof Op.Attention attention
+                        ? attention.shape().sequence()
+                        : op instanceof Op.AttentionBackward backward
+                                ? backward.shape().sequence()
+                                : 1)
+                .max()
+                .orElse(1);
+        SplittableRandom random = new SplittableRandom(1);
+        MemorySegment numbers = MemorySegment.ofArray(new byte[PIECE]);
+        for (long i = 0; i < PIECE; i += 2) {
+            // The upper half of an fp32 number, which is a bf16 one.
+            int bits = Float.floatToRawIntBits((float) random.nextGaussian() * 0.05f);
+            numbers.set(ValueLayout.JAVA_SHORT_UNALIGNED, i, (short) (bits >>> 16));
+        }
+        for (int id : ids(some)) {
+            Tensor tensor = tensors[id];
+            if (tensor.dtype() == DType.I32) {
+                int[] counts = IntStream.range(0, (int) tensor.elements())
+                        .map(i -> i % sequence)
+                        .toArray();
+                device.write(tensor, MemorySegment.ofArray(counts));
+            } else {
+                int size = tensor.dtype().bytes();
+                for (long at = 0; at < tensor.bytes(); at += PIECE) {
+                    long bytes = Math.min(PIECE, tensor.bytes() - at);
+                    Tensor piece = tensor.memory().tensor(at, tensor.dtype(), Shape.of(bytes / size));
+                    device.write(piece, numbers.asSlice(0, bytes));
+                }
+            }
+        }
+    }
+}
