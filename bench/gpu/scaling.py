@@ -3,7 +3,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 PEER = Path(__file__).resolve().parent.parent / "peers/pytorch_fsdp2.py"
@@ -21,7 +23,7 @@ KINDS = {
     "each": "every other card alone: ranks that wait for each other are as fast as the slowest",
     "dp": "data parallel with ZeRO-1 and ZeRO-3",
     "fsdp2": "PyTorch FSDP2 + compile, a process a card; zero1 keeps gathered weights after the forward pass",
-    "tp": "tensor parallel, 2 and 3",
+    "tp": "tensor parallel, 2 and 3, 4 microbatches, in turns two by two",
     "pp": "pipeline parallel, 2 and 3, with 4 and 8 microbatches",
     "hybrid": "0,1:dp2 | 2 and 0,1:tp2 | 2; of 4 cards and more, data parallel by tensor 2 and by pipeline 2",
     "forced": "ZeRO-3 with Troika's own collectives and with NCCL's, of which dp takes what was faster when tried",
@@ -100,7 +102,7 @@ def layouts(n, kinds):
             ("dp", f"dp {size}, ZeRO-3", size, "--zero-stage 3", {}),
             ("fsdp2", f"FSDP2, {size}", size, "--zero 3", {}),
         ]
-    rows += [("tp", f"tp {size}", size, f"--tensor-parallel {size}", {}) for size in small]
+    rows += [("tp", f"tp {size}", size, f"--tensor-parallel {size} {MICROBATCHES}", {}) for size in small]
     for size in small:
         rows += [
             ("pp", f"pp {size}, {schedule}, {count} microbatches", size,
@@ -111,7 +113,7 @@ def layouts(n, kinds):
             ("hybrid", layout, 3, f"--layout '{layout}' {MICROBATCHES}", {}) for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
     if n >= 4 and n % 2 == 0:
         rows += [
-            ("hybrid", f"dp {n // 2} × tp 2", n, "--tensor-parallel 2", {}),
+            ("hybrid", f"dp {n // 2} × tp 2", n, f"--tensor-parallel 2 {MICROBATCHES}", {}),
             ("hybrid", f"dp {n // 2} × pp 2", n, f"--pipeline-parallel 2 --pipeline-schedule 1f1b {MICROBATCHES}", {}),
         ]
     for size in counts:
@@ -140,6 +142,8 @@ class Scaling:
     def run(self):
         for model in self.options.models:
             for kind, name, size, further, environment in layouts(len(self.ranks), self.options.layouts):
+                if kind != "one" and not re.search(self.options.rows, name):
+                    continue
                 cards = sorted(set(self.ranks[:size]))
                 if "collectives=nccl" in environment.get("JAVA_TOOL_OPTIONS", "") and len(cards) < size:
                     print(f"{model} {name}: left out, since ranks share a card and NCCL takes one a rank", flush=True)
@@ -198,6 +202,38 @@ class Scaling:
                 return dict(batch=result["tokens"] // SEQUENCE, tokens_per_s=result["tokens_per_s"], step_s=result["step_s"],
                             steps=PEER_STEPS - 4, allocated_gib=result["peak_gib"], parts=parts)
         return None
+
+    def kill(self):
+        """Kills a run over all cards by signal 9; says what stays on the cards, and whether the resumed run gives the losses
+        of one that was not killed."""
+        # A step takes a few milliseconds, and the metrics are looked at five times a second.
+        steps, save, at = 2000, 700, 1000
+        folder = Path(tempfile.mkdtemp(prefix="troika-kill-"))
+
+        def train(name, *words, done=None):
+            metrics = folder / name / "metrics.jsonl"
+            self.bench.call(
+                f"kill: {name} {shlex.join(words)}".strip(),
+                [self.options.archive / "bin/troika", "train", "--model", "tiny", "--data", "synthetic", "--tokenizer", "byte",
+                 "--devices", self.devices(len(self.ranks)), "--zero-stage", 3, "--train-batch-size", 24, "--sequence-length", 256,
+                 "--max-steps", steps, "--save-steps", save, "--output", folder / name, *words],
+                NO_MULTICAST, limit=120, done=done and (lambda: done(metrics)))
+            return {row["step"]: row["loss"] for row in map(json.loads, open(metrics))} if metrics.exists() else {}
+
+        def used():
+            return [] if self.options.dry_run else self.bench.memory(sorted(set(self.ranks))).used()
+
+        try:
+            whole = train("whole")
+            before = used()
+            train("killed", done=lambda metrics: metrics.exists() and metrics.read_bytes().count(b"\n") >= at)
+            after = used()
+            resumed = train("killed", "--resume")
+            same = len(whole) == steps and resumed == whole
+            print(f"kill: MiB in use on the cards before {before} and after {after}; losses of {len(resumed)} steps, resumed behind "
+                  f"step {at // save * save}: {'bitwise those of the run that was not killed' if same else 'NOT THE SAME'}", flush=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def table(self):
         print(table(self.rows, self.missing), flush=True)

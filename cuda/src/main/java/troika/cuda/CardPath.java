@@ -105,7 +105,7 @@ record CardPath(boolean direct, boolean shared, double directRate, double hostRa
             Driver.memcpyAsync(copied.address(), source.address(), CHECKED_BYTES, stream.handle());
             Object[] arguments = SumParts.arguments();
             arguments[0] = source.address();
-            new SumParts(to, false).enqueue(stream, DType.F32, arguments, 1, summed.address(), data.length);
+            new SumParts(to).enqueue(stream, DType.F32, arguments, 1, summed.address(), data.length);
             stream.synchronize();
             boolean right = true;
             for (Tensor tensor : List.of(copied, summed)) {

@@ -37,7 +37,8 @@ final class CudaStream implements Stream {
         this.name = name;
         this.workspace = workspace;
         device.bind();
-        handle = Driver.streamCreate();
+        // A few short kernels, of collectives, for which other lanes or ranks wait.
+        handle = Driver.streamCreate(workspace == null && !Boolean.getBoolean("troika.x.nopriority"));
         mark = Driver.memHostAlloc(Integer.BYTES);
         NativeMemory.ALL.set(ValueLayout.JAVA_INT, mark, -1);
     }

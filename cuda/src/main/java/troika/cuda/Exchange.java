@@ -3,6 +3,7 @@ package troika.cuda;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 import troika.tensor.DType;
 
 /// A rank's part in the collectives of a [CudaGroup]: copies, and a kernel that sums in the order of ranks,
@@ -10,12 +11,13 @@ import troika.tensor.DType;
 ///
 /// - Where it lies. Readers wait for its owner's `ready`, which is recorded behind what produced it; at the
 ///   end all record `done`, meet, and wait for the `done` of those who read their memory: what follows on the
-///   lane may then overwrite it.
+///   lane may then overwrite it. Summands on another card are copied to this one first: a kernel that reads
+///   over a link keeps its multiprocessors from products for as long as that takes, a copy engine does not.
 /// - From a [Store], to which its owner copies it in pieces and in turns to two halves, on a stream of its
 ///   own beside the lane, since a link carries both directions at once. The tensor may be overwritten when
 ///   the owner's own copies are done, and no last meeting is needed.
 ///
-/// Where no two ranks use a store, all is one piece. Otherwise all ranks go through the same number of
+/// Where no two ranks use a store, pieces are a rank's own affair. Otherwise all go through the same number of
 /// pieces, with one meeting a piece, between the issue of its copies to stores and the issue of those from
 /// them. That is enough for all events of a half:
 ///
@@ -32,6 +34,8 @@ import troika.tensor.DType;
 /// recorded anew behind the meeting of the other, likewise.
 final class Exchange {
     static final long HALF_BYTES = 8L << 20;
+    /// Of summands that are copied from other cards, where there are no stores: larger pieces cost fewer launches.
+    private static final long FETCHED_BYTES = 32L << 20;
     private static final int HALVES = 2;
     /// Room to move a piece in its slot, for addresses that are alike modulo 16.
     private static final long SLACK_BYTES = 256;
@@ -46,9 +50,12 @@ final class Exchange {
     /// Where each rank reads what this one has put down; 0 where it reads this one's memory.
     private final long[] stored;
     private final boolean storing;
+    /// By rank, whether its memory is on this card.
+    private final boolean[] near;
     private final boolean anyDirect;
-    /// For what was read from stores and is to be summed, and for the sums of a small all-reduce.
+    /// For what was copied to this card and is to be summed, and for the sums of a small all-reduce.
     private final long fetched;
+    private final long fetchedBytes;
     private final long small;
     private final long putting;
     private final long begun;
@@ -70,21 +77,25 @@ final class Exchange {
         device.bind();
         Map<Route, Store> made = new HashMap<>();
         stored = new long[ranks.length];
-        boolean near = true;
+        near = new boolean[ranks.length];
         for (int reader = 0; reader < ranks.length; reader++) {
             Route route = routes.between(rank, reader);
             if (!route.direct()) {
                 stored[reader] = made.computeIfAbsent(route, _ -> Store.take(route, rank, devices, HALVES * HALF_BYTES))
                         .address();
             }
-            near &= !route.direct() || devices.get(reader).ordinal() == device.ordinal();
+            near[reader] = route.direct()
+                    && (Boolean.getBoolean("troika.x.reads")
+                            || devices.get(reader).ordinal() == device.ordinal());
         }
         stores = List.copyOf(made.values());
         storing = !routes.allDirect();
         anyDirect = routes.anyDirect();
-        sums = new SumParts(device, near);
+        sums = new SumParts(device);
         small = Driver.memAlloc(CudaGroup.SMALL_BYTES);
-        fetched = stores.isEmpty() ? 0 : Driver.memAlloc(HALF_BYTES);
+        boolean fetching = IntStream.range(0, ranks.length).anyMatch(peer -> !near[peer]);
+        fetchedBytes = storing ? HALF_BYTES : FETCHED_BYTES;
+        fetched = fetching ? Driver.memAlloc(fetchedBytes) : 0;
         putting = stores.isEmpty() ? 0 : Driver.streamCreate();
         begun = Driver.eventCreate(false);
         ready = Driver.eventCreate(false);
@@ -145,7 +156,7 @@ final class Exchange {
         begin(lane);
         long slot = slot();
         long longest = longest(starts);
-        long most = storing ? slot - SLACK_BYTES : longest;
+        long most = storing || fetched != 0 ? slot - SLACK_BYTES : longest;
         long received = 0;
         for (long at = 0; at < longest; at += most) {
             int half = refill();
@@ -192,7 +203,10 @@ final class Exchange {
         for (int peer = 0; peer < ranks.length; peer++) {
             if (peer != rank) {
                 await(lane, peer, half);
-                arguments[peer] = summand(lane, peer, half, 0, bytes, tensors[peer], tensor);
+                // What is so small the kernel may well read over a link.
+                arguments[peer] = ranks[peer].stored[rank] == 0
+                        ? tensors[peer]
+                        : summand(lane, peer, half, 0, bytes, tensors[peer], tensor);
             }
         }
         emptied(lane, half);
@@ -210,7 +224,7 @@ final class Exchange {
 
     /// The bytes of each reader's slot in a half.
     private long slot() {
-        return HALF_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+        return fetchedBytes / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
     }
 
     /// Where a peer has its slot among those of all but this rank.
@@ -235,12 +249,12 @@ final class Exchange {
     /// @param direct where they lie in the peer's memory
     /// @param like an address that the copy is to be like modulo 16, so that sums move 16 bytes at a time
     private long summand(CudaStream lane, int peer, int half, long from, long bytes, long direct, long like) {
-        long store = ranks[peer].stored[rank];
-        if (store == 0) {
+        if (near[peer]) {
             return direct;
         }
+        long store = ranks[peer].stored[rank];
         long to = fetched + slot() * place(peer) + like % 16;
-        copy(to, half(store, half) + from, bytes, lane.handle());
+        copy(to, store == 0 ? direct : half(store, half) + from, bytes, lane.handle());
         return to;
     }
 
@@ -333,7 +347,7 @@ final class Exchange {
         }
         device.release(() -> Driver.memFree(small));
         stores.forEach(Store::free);
-        if (!stores.isEmpty()) {
+        if (fetched != 0) {
             device.release(() -> Driver.memFree(fetched));
         }
     }

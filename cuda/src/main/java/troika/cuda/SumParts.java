@@ -12,19 +12,15 @@ final class SumParts {
     static final int MOST = 16;
 
     private static final String SOURCE = "collective";
+    private static final int BLOCK = 256;
     private static final int PACK_BYTES = 16;
 
     private final Map<DType, CudaFunction> functions = new EnumMap<>(DType.class);
-    private final int block;
     private final int mostBlocks;
 
     /// Compiles and loads the kernels, so that no collective has to.
-    ///
-    /// @param near whether all vectors lie in the card's own memory. Where they do not, a few blocks fill
-    /// the link, and more would only take room from other kernels while they wait for it
-    SumParts(CudaDevice device, boolean near) {
-        block = near ? 256 : Integer.getInteger("troika.cuda.sumBlock", 512);
-        mostBlocks = near ? device.multiprocessors() * 8 : Integer.getInteger("troika.cuda.sumBlocks", 16);
+    SumParts(CudaDevice device) {
+        mostBlocks = device.multiprocessors() * 8;
         for (DType dtype : DType.values()) {
             if (dtype.isFloating()) {
                 functions.put(
@@ -50,11 +46,11 @@ final class SumParts {
         arguments[MOST] = out;
         arguments[MOST + 1] = parts;
         arguments[MOST + 2] = n;
-        long blocks = Math.ceilDiv(n * dtype.bytes(), (long) block * PACK_BYTES);
+        long blocks = Math.ceilDiv(n * dtype.bytes(), (long) BLOCK * PACK_BYTES);
         CudaFunction function = functions.get(dtype);
         if (function == null) {
             throw new IllegalArgumentException("there is no sum of " + dtype);
         }
-        function.launch(stream, Math.min(blocks, mostBlocks), block, 0, arguments);
+        function.launch(stream, Math.min(blocks, mostBlocks), BLOCK, 0, arguments);
     }
 }

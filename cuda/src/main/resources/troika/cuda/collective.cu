@@ -6,60 +6,49 @@
 //
 // out[i] = in0[i] + in1[i] + ... for 0 <= i < n, in this order, in fp32, rounded once; 1 <= parts <= 16. Pointers are
 // aligned to their elements. `out` may be one of the inputs (the same address), but must not overlap one otherwise.
-// Blocks are of at most 512 threads; the grid may have any size, which does not change the result. Shared memory: none.
+// Blocks are of 256 threads; the grid may have any size (a good one: 8 blocks a multiprocessor, or fewer where
+// n < 256 * 16 / sizeof(T) a block), which does not change the result. Shared memory: none.
 //
 // Where the addresses of all parts and `out` are the same modulo 16, elements move as packs of 16 bytes; otherwise each
-// alone. Over a link between cards a load takes microseconds, so a thread has several on their way: a few blocks then
-// fill the link, and leave the other multiprocessors to products, of which one block takes all registers of one.
+// alone.
 
 #define MOST_PARTS 16
 
-// The sums of U packs of N elements, `step` elements apart, the first at `at`. The loads of two parts are on their way
-// together.
-template <typename T, int N, int U>
+// The sum of N elements from `at` on. The loads of four parts are on their way together.
+template <typename T, int N>
 __device__ __forceinline__ void sum_parts_at(
-        const T* const (&in)[MOST_PARTS], T* out, int parts, long long at, long long step) {
-    constexpr int LOADS = 2;
-    float sum[U][N];
+        const T* const (&in)[MOST_PARTS], T* out, int parts, long long at) {
+    constexpr int LOADS = 4;
+    float sum[N];
     float values[N];
-    Pack<T, N> packs[LOADS][U];
+    Pack<T, N> packs[LOADS];
 #pragma unroll
     for (int from = 0; from < MOST_PARTS; from += LOADS) {
         if (from < parts) {
 #pragma unroll
             for (int k = 0; k < LOADS; k++) {
                 if (from + k < parts) {
-#pragma unroll
-                    for (int u = 0; u < U; u++) {
-                        packs[k][u] = load_pack<N>(in[from + k] + at + u * step);
-                    }
+                    packs[k] = load_pack<N>(in[from + k] + at);
                 }
             }
 #pragma unroll
             for (int k = 0; k < LOADS; k++) {
                 if (from + k < parts) {
+                    packs[k].get(values);
 #pragma unroll
-                    for (int u = 0; u < U; u++) {
-                        packs[k][u].get(values);
-#pragma unroll
-                        for (int i = 0; i < N; i++) {
-                            sum[u][i] = from + k == 0 ? values[i] : sum[u][i] + values[i];
-                        }
+                    for (int i = 0; i < N; i++) {
+                        sum[i] = from + k == 0 ? values[i] : sum[i] + values[i];
                     }
                 }
             }
         }
     }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-        store_floats<N>(out + at + u * step, sum[u]);
-    }
+    store_floats<N>(out + at, sum);
 }
 
 template <typename T>
 __device__ __forceinline__ void sum_parts(const T* const (&in)[MOST_PARTS], T* out, int parts, long long n) {
     constexpr int N = Wide<T>::N;
-    constexpr int U = 4;
     unsigned long long place = reinterpret_cast<unsigned long long>(out);
     unsigned long long differences = 0;
 #pragma unroll
@@ -72,7 +61,7 @@ __device__ __forceinline__ void sum_parts(const T* const (&in)[MOST_PARTS], T* o
     long long threads = (long long)gridDim.x * blockDim.x;
     if (differences % 16 != 0) {
         for (long long i = thread; i < n; i += threads) {
-            sum_parts_at<T, 1, 1>(in, out, parts, i, 0);
+            sum_parts_at<T, 1>(in, out, parts, i);
         }
         return;
     }
@@ -80,23 +69,19 @@ __device__ __forceinline__ void sum_parts(const T* const (&in)[MOST_PARTS], T* o
     long long head = (long long)((0 - place) % 16 / sizeof(T));
     head = head < n ? head : n;
     long long packs = (n - head) / N;
-    long long i = thread;
-    for (; i + (U - 1) * threads < packs; i += U * threads) {
-        sum_parts_at<T, N, U>(in, out, parts, head + i * N, threads * N);
-    }
-    for (; i < packs; i += threads) {
-        sum_parts_at<T, N, 1>(in, out, parts, head + i * N, 0);
+    for (long long i = thread; i < packs; i += threads) {
+        sum_parts_at<T, N>(in, out, parts, head + i * N);
     }
     long long tail = head + packs * N;
     if (thread < head) {
-        sum_parts_at<T, 1, 1>(in, out, parts, thread, 0);
+        sum_parts_at<T, 1>(in, out, parts, thread);
     } else if (thread >= N && tail + thread - N < n) {
-        sum_parts_at<T, 1, 1>(in, out, parts, tail + thread - N, 0);
+        sum_parts_at<T, 1>(in, out, parts, tail + thread - N);
     }
 }
 
 #define SUM_PARTS(SUFFIX, T) \
-    extern "C" __global__ void __launch_bounds__(512) sum_parts_##SUFFIX( \
+    extern "C" __global__ void __launch_bounds__(256) sum_parts_##SUFFIX( \
             const T* in0, const T* in1, const T* in2, const T* in3, const T* in4, const T* in5, const T* in6, \
             const T* in7, const T* in8, const T* in9, const T* in10, const T* in11, const T* in12, const T* in13, \
             const T* in14, const T* in15, T* out, int parts, long long n) { \

@@ -19,7 +19,7 @@ import troika.tensor.Tensor;
 @Tag("gpu")
 final class CollectiveKernelTest {
     private static final int MOST = 16;
-    private static final int BLOCK = 512;
+    private static final int BLOCK = 256;
 
     /// @param offset where parts begin, and where `out` does, in elements past a multiple of 16 bytes
     /// @param into the part that `out` is, or -1 for memory of its own
@@ -28,8 +28,6 @@ final class CollectiveKernelTest {
         "F32, 1, 1003, 0, 0, -1, 7",
         "F32, 3, 100003, 0, 0, 1, 40",
         "F32, 16, 1003, 3, 3, -1, 1",
-        "F32, 2, 1000003, 0, 0, 0, 16",
-        "F32, 7, 300001, 2, 2, -1, 9",
         "F32, 5, 1003, 3, 2, -1, 1",
         "BF16, 3, 100003, 0, 0, 2, 40",
         "BF16, 3, 100003, 5, 5, 0, 3",

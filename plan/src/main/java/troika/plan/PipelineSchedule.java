@@ -62,7 +62,12 @@ public enum PipelineSchedule {
     ///
     /// @param chunk of the stage: virtual stage chunk × stages + stage
     /// @param microbatch the replica's own count: it is microbatch × replicas + replica of the step
-    public record Action(Phase phase, int chunk, int microbatch) {}
+    public record Action(Phase phase, int chunk, int microbatch) {
+        /// The same of another microbatch.
+        Action of(int other) {
+            return new Action(phase, chunk, other);
+        }
+    }
 
     /// An action of one replica of one stage.
     ///

@@ -112,6 +112,34 @@ final class RankBuilder {
         }
     }
 
+    /// Merges two runs of instructions, those from `start` and those from `middle` on: a segment of each in turns,
+    /// which ends behind a collective within a block.
+    void interleave(int start, int middle) {
+        List<List<Draft>> one = segments(start, middle);
+        List<List<Draft>> other = segments(middle, drafts.size());
+        drafts.subList(start, drafts.size()).clear();
+        for (int i = 0; i < Math.max(one.size(), other.size()); i++) {
+            for (List<List<Draft>> run : List.of(one, other)) {
+                if (i < run.size()) {
+                    drafts.addAll(run.get(i));
+                }
+            }
+        }
+    }
+
+    private List<List<Draft>> segments(int from, int to) {
+        List<List<Draft>> segments = new ArrayList<>();
+        boolean ended = true;
+        for (Draft draft : List.copyOf(drafts.subList(from, to))) {
+            if (ended) {
+                segments.add(new ArrayList<>());
+            }
+            segments.getLast().add(draft);
+            ended = draft.lane() == Lane.TENSOR;
+        }
+        return segments;
+    }
+
     /// Pass: of all accumulating writes to a tensor in one execution, the first overwrites. No
     /// gradient needs zeroing.
     void overwriteFirst() {

@@ -4,6 +4,8 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Consumer;
+import java.util.stream.Stream;
 import troika.plan.PipelineSchedule.Action;
 import troika.plan.PipelineSchedule.Event;
 import troika.plan.PipelineSchedule.Phase;
@@ -41,9 +43,10 @@ final class StepOrder {
     void train() {
         PlanOptions options = compiler.options();
         Parallelism parallelism = options.parallelism();
-        List<List<Action>> actions =
-                parallelism.schedule().actions(replicas(), parallelism.chunks(), compiler.microbatches());
-        emit(actions);
+        emit(
+                turns()
+                        ? List.of(inPairs(compiler.microbatches() / replicas().getFirst()))
+                        : parallelism.schedule().actions(replicas(), parallelism.chunks(), compiler.microbatches()));
         transfers.tiedGradients();
         updates.forEach(RankUpdate::squares);
         updates.forEach(RankUpdate::loss);
@@ -78,6 +81,32 @@ final class StepOrder {
         updates.forEach(RankUpdate::reportLoss);
     }
 
+    /// Whether a replica computes two microbatches in turns, one while the collectives within the other's
+    /// blocks are under way (as Domino does with the parts of a batch; Wang et al. 2024). Between pipeline
+    /// stages microbatches wait for other things, and with ZeRO-3 weights would have to stay for both.
+    private boolean turns() {
+        Parallelism parallelism = compiler.options().parallelism();
+        return layout.stages().size() == 1
+                && layout.stages().getFirst().tensorParallel() > 1
+                && parallelism.chunks() == 1
+                && parallelism.overlap()
+                && parallelism.zeroStage() < 3;
+    }
+
+    /// Forwards of two microbatches, then their backwards; the last may be alone.
+    private static List<Action> inPairs(int microbatches) {
+        List<Action> actions = new ArrayList<>();
+        for (int first = 0; first < microbatches; first += 2) {
+            int end = Math.min(first + 2, microbatches);
+            for (Phase phase : List.of(Phase.FORWARD, Phase.BACKWARD)) {
+                for (int m = first; m < end; m++) {
+                    actions.add(new Action(phase, 0, m));
+                }
+            }
+        }
+        return actions;
+    }
+
     /// Replicas of each stage.
     private List<Integer> replicas() {
         return layout.stages().stream().map(Layout.Stage::dataParallel).toList();
@@ -97,16 +126,31 @@ final class StepOrder {
         }
         List<Event> events = PipelineSchedule.globalOrder(actions, replicas());
         for (int i = 0; i < events.size(); ) {
-            Event first = events.get(i);
-            int end = i + 1;
-            while (end < events.size()
-                    && events.get(end).stage() == first.stage()
-                    && events.get(end).action().equals(first.action())) {
-                end++;
+            List<Event> together = together(events, i);
+            i += together.size();
+            List<Event> other = List.of();
+            if (turns() && i < events.size()) {
+                Action action = together.getFirst().action();
+                Action next = events.get(i).action();
+                if (action.microbatch() % 2 == 0 && next.equals(action.of(action.microbatch() + 1))) {
+                    other = together(events, i);
+                    i += other.size();
+                }
             }
-            compute(events.subList(i, end));
-            i = end;
+            compute(together, other);
         }
+    }
+
+    /// The events from one on that are the same action of a stage's replicas.
+    private static List<Event> together(List<Event> events, int start) {
+        Event first = events.get(start);
+        int end = start + 1;
+        while (end < events.size()
+                && events.get(end).stage() == first.stage()
+                && events.get(end).action().equals(first.action())) {
+            end++;
+        }
+        return events.subList(start, end);
     }
 
     private RankStep first(int stage) {
@@ -121,37 +165,35 @@ final class StepOrder {
 
     /// What replicas of a stage do at the same time: block by block, so that what they do together comes as early
     /// as it can.
-    private void compute(List<Event> events) {
+    ///
+    /// @param other the same action of the next microbatch, which they do in turns with it; or empty
+    private void compute(List<Event> events, List<Event> other) {
         Action action = events.getFirst().action();
-        int m = action.microbatch();
         List<Integer> blocks = first(events.getFirst().stage()).part().chunks().get(action.chunk());
         switch (action.phase()) {
             case FORWARD -> {
                 for (int block : blocks) {
-                    for (Event event : events) {
+                    inTurns(events, other, event -> {
                         use(event, block);
-                        present(event).forEach(rank -> rank.forward(block, m));
-                    }
+                        present(event).forEach(rank -> rank.forward(block, microbatch(event)));
+                    });
                 }
-                events.stream()
-                        .filter(event -> !present(event).isEmpty())
-                        .forEach(event -> transfers.forward(event, blocks.getLast()));
+                present(events, other).forEach(event -> transfers.forward(event, blocks.getLast()));
             }
             case BACKWARD, BACKWARD_INPUT -> {
                 for (int block : blocks.reversed()) {
-                    for (Event event : events) {
+                    inTurns(events, other, event -> {
                         if (Gathers.backwardReads(block)) {
                             use(event, block);
                         }
-                        present(event).forEach(rank -> rank.backwardInput(block, m));
-                    }
+                        present(event).forEach(rank -> rank.backwardInput(block, microbatch(event)));
+                    });
                     if (action.phase() == Phase.BACKWARD) {
                         backwardWeights(events, block, blocks);
+                        backwardWeights(other, block, blocks);
                     }
                 }
-                events.stream()
-                        .filter(event -> !present(event).isEmpty())
-                        .forEach(event -> transfers.backward(event, blocks.getFirst()));
+                present(events, other).forEach(event -> transfers.backward(event, blocks.getFirst()));
             }
             case BACKWARD_WEIGHT -> {
                 for (int block : blocks.reversed()) {
@@ -159,6 +201,33 @@ final class StepOrder {
                 }
             }
         }
+    }
+
+    private static int microbatch(Event event) {
+        return event.action().microbatch();
+    }
+
+    private List<Event> present(List<Event> events, List<Event> other) {
+        return Stream.concat(events.stream(), other.stream())
+                .filter(event -> !present(event).isEmpty())
+                .toList();
+    }
+
+    /// Emits events, and others in turns with them, segment by segment.
+    private void inTurns(List<Event> events, List<Event> other, Consumer<Event> emit) {
+        int[] starts = emitted();
+        events.forEach(emit);
+        if (!other.isEmpty()) {
+            int[] middles = emitted();
+            other.forEach(emit);
+            for (int rank = 0; rank < ranks.size(); rank++) {
+                ranks.get(rank).builder().interleave(starts[rank], middles[rank]);
+            }
+        }
+    }
+
+    private int[] emitted() {
+        return ranks.stream().mapToInt(rank -> rank.builder().drafts().size()).toArray();
     }
 
     /// The first layer's weight gradients come behind the embedding's, which leave while those are computed.
@@ -175,7 +244,7 @@ final class StepOrder {
     /// The ranks of an event's replica, none where its microbatch has no sequences.
     private List<RankStep> present(Event event) {
         List<RankStep> members = replica(event.stage(), event.replica());
-        return members.getFirst().empty(event.action().microbatch()) ? List.of() : members;
+        return members.getFirst().empty(microbatch(event)) ? List.of() : members;
     }
 
     /// Before a replica's block uses its weights.
@@ -199,7 +268,7 @@ final class StepOrder {
     }
 
     private void backwardWeight(Event event, int block) {
-        int m = event.action().microbatch();
+        int m = microbatch(event);
         present(event).forEach(rank -> rank.backwardWeight(block, m));
         reductions.computed(event.stage(), event.replica(), block, m);
     }

@@ -28,6 +28,8 @@ class OrderOfRanksTest {
                 "0-2; 3; 1f1b; 1; 2; true",
                 "0,1:tp2; 0; 1f1b; 1; 1; false",
                 "0-2:tp3; 3; 1f1b; 1; 1; false",
+                "0-2:tp3; 1; 1f1b; 1; 3; true",
+                "0-3:dp2tp2; 2; 1f1b; 1; 4; false",
                 "0-5:dp2tp3; 2; 1f1b; 1; 2; true",
                 "0 | 1; 0; 1f1b; 1; 4; false",
                 "0 | 1; 3; zero-bubble; 1; 4; true",

@@ -18,6 +18,13 @@ class OverlapTest {
     private static final double WORKSTATION_MEMORY = 200e9;
 
     static Timeline timeline(CostModel cost, int accumulation, DType travelling, int prefetch) {
+        Parallelism parallelism =
+                new Parallelism(3, PipelineSchedule.ONE_F_ONE_B, 1, false, travelling, true, prefetch, false);
+        return timeline(cost, Layout.dataParallel(3), parallelism, 12 * accumulation, accumulation);
+    }
+
+    private static Timeline timeline(
+            CostModel cost, Layout layout, Parallelism parallelism, int batch, int accumulation) {
         ModelConfig config = new ModelConfig(
                 50257,
                 4096,
@@ -34,12 +41,10 @@ class OverlapTest {
                 OptionalInt.empty(),
                 OptionalInt.empty(),
                 "bfloat16");
-        Parallelism parallelism =
-                new Parallelism(3, PipelineSchedule.ONE_F_ONE_B, 1, false, travelling, true, prefetch, false);
         PlanOptions options = new PlanOptions(
                 DType.BF16,
                 2048,
-                12 * accumulation,
+                batch,
                 accumulation,
                 parallelism,
                 true,
@@ -53,9 +58,7 @@ class OverlapTest {
                 1f,
                 192 << 20,
                 1L << 27);
-        TrainingPlan plan = new Compiler(
-                        tensor -> DeepSeekLlm.of(config, 2048, tensor), Layout.dataParallel(3), options)
-                .training();
+        TrainingPlan plan = new Compiler(tensor -> DeepSeekLlm.of(config, 2048, tensor), layout, options).training();
         return Simulator.simulate(plan.train(), cost, STEPS);
     }
 
@@ -70,6 +73,22 @@ class OverlapTest {
         Timeline timeline = timeline(workstation(), 4, DType.F32, Parallelism.PREFETCH);
         for (int rank = 0; rank < 3; rank++) {
             assertThat(timeline.hiddenShare(rank)).isGreaterThan(0.95);
+        }
+    }
+
+    /// One microbatch computes while the collectives within another's blocks are under way: two ranks on cards of 700
+    /// TFLOP/s with links of 300 GB/s, which compute for longer than they communicate.
+    @Test
+    void collectivesWithinBlocksHideBehindAnotherMicrobatch() {
+        CostModel.Card card = new CostModel.Card(700e12, 400e12, 4e12, 5, 300e9, 300e9, -1);
+        CostModel cost = new CostModel(List.of(card, card), List.of(), 1e12, CostModel.Transport.PEER, 20);
+        for (int accumulation : new int[] {2, 5}) {
+            Timeline timeline =
+                    timeline(cost, Layout.grid(1, 2, 1), Parallelism.zero(1), 4 * accumulation, accumulation);
+            for (int rank = 0; rank < 2; rank++) {
+                // The last of an odd number is alone.
+                assertThat(timeline.hiddenShare(rank)).isGreaterThan(accumulation == 2 ? 0.9 : 0.7);
+            }
         }
     }
 

@@ -52,6 +52,8 @@ class LayoutTest {
                 pipeline("0 | 1", "1f1b", 1).zero(3),
                 job.in(Layout.grid(1, 2, 2)).accumulate(4),
                 job.in(Layout.grid(2, 3, 1)),
+                tensor(2).accumulate(3).zero(1),
+                job.in(Layout.grid(2, 2, 1)).zero(2).accumulate(4).recomputing(),
                 job.in(Layout.grid(2, 3, 1)).zero(1).recomputing(),
                 job.in(Layout.grid(2, 2, 1)).zero(3).accumulate(2),
                 job.in(Layout.grid(2, 1, 2)).zero(3).accumulate(2),

@@ -32,6 +32,7 @@ class DelaysTest {
                 job.in(Layout.parse("0,1:dp2 | 2")).zero(3).accumulate(2),
                 job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2).of(DType.BF16),
                 job.in(Layout.grid(1, 3, 1)),
+                job.in(Layout.grid(1, 2, 1)).accumulate(3),
                 pipeline.with(policies(0, PipelineSchedule.ZERO_BUBBLE, 1, true, 1)),
                 pipeline.of(TinyRun.config(job.config(), 4))
                         .with(policies(3, PipelineSchedule.INTERLEAVED, 2, true, 1)));

@@ -66,6 +66,7 @@ class ShuffledTest {
         jobs.add(job.in(Layout.parse("0,1:dp2 | 2")).zero(3).accumulate(2));
         jobs.add(job.in(Layout.parse("0,1:tp2 | 2")).accumulate(2).of(DType.BF16));
         jobs.add(job.in(Layout.grid(1, 3, 1)));
+        jobs.add(job.in(Layout.grid(1, 2, 1)).accumulate(3));
         TinyRun.Job pipeline = job.in(Layout.grid(1, 1, 2)).accumulate(4);
         jobs.add(pipeline.with(policies(0, PipelineSchedule.ZERO_BUBBLE, 1, 1)));
         jobs.add(pipeline.of(TinyRun.config(job.config(), 4)).with(policies(3, PipelineSchedule.INTERLEAVED, 2, 1)));
