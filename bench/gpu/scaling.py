@@ -17,7 +17,7 @@ PEER_STEPS = 14
 MODELS = {
     "1.3b": ("deepseek-coder-1.3b", "deepseek-coder-1.3b", 8, 20, 150, "", (1,)),
     # One card holds no more than four sequences of 7 B at once.
-    "7b": ("deepseek-llm-7b", "deepseek-7b", 4, 10, 300, "--optimizer-states bf16", (1, 2)),
+    "7b": ("deepseek-llm-7b", "deepseek-7b", 4, 10, 300, "--optimizer-states bf16", (2,)),
 }
 KINDS = {
     "each": "every other card alone: ranks that wait for each other are as fast as the slowest",

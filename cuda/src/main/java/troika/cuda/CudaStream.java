@@ -37,8 +37,7 @@ final class CudaStream implements Stream {
         this.name = name;
         this.workspace = workspace;
         device.bind();
-        // A few short kernels, of collectives, for which other lanes or ranks wait.
-        handle = Driver.streamCreate(workspace == null && !Boolean.getBoolean("troika.x.nopriority"));
+        handle = Driver.streamCreate();
         mark = Driver.memHostAlloc(Integer.BYTES);
         NativeMemory.ALL.set(ValueLayout.JAVA_INT, mark, -1);
     }

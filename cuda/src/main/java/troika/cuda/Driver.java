@@ -52,8 +52,7 @@ final class Driver {
     private static final MethodHandle SET_D8 = handle("cuMemsetD8Async", JAVA_LONG, JAVA_BYTE, JAVA_LONG, JAVA_LONG);
     private static final MethodHandle SET_D32 = handle("cuMemsetD32Async", JAVA_LONG, JAVA_INT, JAVA_LONG, JAVA_LONG);
 
-    private static final MethodHandle STREAM_CREATE =
-            handle("cuStreamCreateWithPriority", JAVA_LONG, JAVA_INT, JAVA_INT);
+    private static final MethodHandle STREAM_CREATE = handle("cuStreamCreate", JAVA_LONG, JAVA_INT);
     private static final MethodHandle STREAM_DESTROY = handle("cuStreamDestroy_v2", JAVA_LONG);
     private static final MethodHandle STREAM_SYNCHRONIZE = handle("cuStreamSynchronize", JAVA_LONG);
     private static final MethodHandle STREAM_WAIT = handle("cuStreamWaitEvent", JAVA_LONG, JAVA_LONG, JAVA_INT);
@@ -211,15 +210,7 @@ final class Driver {
 
     /// A stream that does not wait for the default stream.
     static long streamCreate() {
-        return streamCreate(false);
-    }
-
-    /// @param urgent whether what is ready on it gets free multiprocessors before what is on others
-    static long streamCreate(boolean urgent) {
-        // The driver takes its highest priority where this is beyond it.
-        int priority = urgent ? -100 : 0;
-        return created("cuStreamCreateWithPriority", out ->
-                        (int) STREAM_CREATE.invokeExact(out, STREAM_NON_BLOCKING, priority))
+        return created("cuStreamCreate", out -> li(STREAM_CREATE, out, STREAM_NON_BLOCKING))
                 .get(JAVA_LONG, 0);
     }
 

@@ -84,9 +84,7 @@ final class Exchange {
                 stored[reader] = made.computeIfAbsent(route, _ -> Store.take(route, rank, devices, HALVES * HALF_BYTES))
                         .address();
             }
-            near[reader] = route.direct()
-                    && (Boolean.getBoolean("troika.x.reads")
-                            || devices.get(reader).ordinal() == device.ordinal());
+            near[reader] = route.direct() && devices.get(reader).ordinal() == device.ordinal();
         }
         stores = List.copyOf(made.values());
         storing = !routes.allDirect();

@@ -253,7 +253,9 @@ public final class Compiler {
     private List<List<Integer>> chunks(int stage) {
         int count = options.parallelism().chunks();
         int layers = blockCount() - 2;
-        List<Range> ranges = layout.layers(layers, count);
+        double head = (double) elements(whole.blocks().getLast())
+                / elements(whole.blocks().get(1));
+        List<Range> ranges = layout.layers(layers, count, head);
         List<List<Integer>> chunks = new ArrayList<>();
         for (int chunk = 0; chunk < count; chunk++) {
             int virtual = chunk * layout.stages().size() + stage;
@@ -264,6 +266,12 @@ public final class Compiler {
             chunks.add(IntStream.rangeClosed(first, last).boxed().toList());
         }
         return chunks;
+    }
+
+    private static long elements(Block block) {
+        return block.parameters().values().stream()
+                .mapToLong(Parameter::elements)
+                .sum();
     }
 
     /// The names of weights that blocks of several stages use.

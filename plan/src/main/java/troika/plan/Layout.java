@@ -285,11 +285,13 @@ public record Layout(List<Stage> stages, List<Double> shares) {
     }
 
     /// The decoder layers of each virtual stage, chunk × stages + stage, one behind the other: at least one
-    /// each, in proportion to the stages' speeds.
+    /// each, so that with the head, which the last one computes too, all take as long as the stages' speeds and
+    /// whole layers allow.
     ///
     /// @param layers of the model
     /// @param chunks runs of layers that each stage holds: 1, or more for interleaved schedules
-    public List<Range> layers(int layers, int chunks) {
+    /// @param head layers that take as long as the head
+    public List<Range> layers(int layers, int chunks, double head) {
         int pieces = Math.multiplyExact(stages.size(), chunks);
         if (pieces > layers) {
             String most = chunks > 1 && stages.size() <= layers
@@ -305,8 +307,13 @@ public record Layout(List<Stage> stages, List<Double> shares) {
                     + " data-parallel size, and those of the layout " + this
                     + " differ: use one chunk a stage, or stages alike.");
         }
+        double speed =
+                IntStream.range(0, stages.size()).mapToDouble(this::weight).sum() * chunks;
         List<Double> weights = IntStream.range(0, pieces)
-                .mapToObj(piece -> weight(piece % stages.size()))
+                .mapToObj(piece -> {
+                    double share = (layers + head) * weight(piece % stages.size()) / speed;
+                    return piece == pieces - 1 ? Math.max(0, share - head) : share;
+                })
                 .toList();
         Shares shared = new Shares(layers, weights, 1);
         return IntStream.range(0, pieces)

@@ -99,7 +99,7 @@ class LayoutTest {
     void everyLayerIsHeldOnceAndInProportion(@ForAll("layouts") Layout layout) {
         int stages = layout.stages().size();
         for (int layers = stages; layers < 40; layers += 7) {
-            List<Range> held = layout.layers(layers, 1);
+            List<Range> held = layout.layers(layers, 1, 0);
             assertThat(held).hasSize(stages);
             long next = 0;
             double total = layout.shares().stream().mapToDouble(d -> d).sum();
@@ -142,18 +142,30 @@ class LayoutTest {
     @Test
     void threeCardsShareLayersTwoToOne() {
         Layout layout = Layout.parse("0,1:dp2 | 2");
-        assertThat(layout.layers(30, 1)).containsExactly(new Range(0, 20), new Range(20, 30));
+        assertThat(layout.layers(30, 1, 0)).containsExactly(new Range(0, 20), new Range(20, 30));
         assertThat(layout.microbatchUnit()).isEqualTo(2);
         Layout hybrid = Layout.parse("0,1:tp2|2").withShares(List.of(1.0, 1.0, 0.5));
-        assertThat(hybrid.layers(10, 1)).containsExactly(new Range(0, 8), new Range(8, 10));
+        assertThat(hybrid.layers(10, 1, 0)).containsExactly(new Range(0, 8), new Range(8, 10));
         assertThat(hybrid.microbatchUnit()).isEqualTo(1);
         assertThat(hybrid.tensorGroup(1)).containsExactly(0, 1);
         assertThat(hybrid.dataGroup(1)).containsExactly(1);
     }
 
+    /// DeepSeek-Coder 1.3B's head counts as 1.3 of its layers; one that outweighs a stage leaves it a layer.
+    @Test
+    void theHeadCountsAsLayersOfTheLastStage() {
+        Layout two = Layout.grid(1, 1, 2);
+        assertThat(two.layers(24, 1, 1.3)).containsExactly(new Range(0, 13), new Range(13, 24));
+        assertThat(two.layers(24, 1, 0.4)).containsExactly(new Range(0, 12), new Range(12, 24));
+        assertThat(two.layers(4, 1, 9)).containsExactly(new Range(0, 3), new Range(3, 4));
+        assertThat(Layout.parse("0,1:dp2 | 2").layers(48, 1, 1.02))
+                .containsExactly(new Range(0, 33), new Range(33, 48));
+        assertThat(two.layers(8, 2, 1.5).getLast()).isEqualTo(new Range(7, 8));
+    }
+
     @Test
     void chunksTakeTurns() {
-        assertThat(Layout.grid(1, 1, 2).layers(7, 2))
+        assertThat(Layout.grid(1, 1, 2).layers(7, 2, 0))
                 .containsExactly(new Range(0, 2), new Range(2, 4), new Range(4, 6), new Range(6, 7));
     }
 
@@ -206,11 +218,11 @@ class LayoutTest {
         for (double share : new double[] {0, -1, Double.NaN, Double.POSITIVE_INFINITY}) {
             assertRefused(() -> three.withShares(List.of(1.0, 1.0, share)), "must be above 0");
         }
-        assertRefused(() -> Layout.grid(1, 1, 3).layers(2, 1), "the model has 2: use at most 2 stages");
+        assertRefused(() -> Layout.grid(1, 1, 3).layers(2, 1, 0), "the model has 2: use at most 2 stages");
         assertRefused(
-                () -> Layout.grid(1, 1, 2).layers(3, 2),
+                () -> Layout.grid(1, 1, 2).layers(3, 2, 0),
                 "(2 stages × 2 chunks), one each at least, and the" + " model has 3: use at most 1 chunk");
-        assertRefused(() -> Layout.parse("0,1:dp2 | 2").layers(12, 2), "use one chunk a stage");
+        assertRefused(() -> Layout.parse("0,1:dp2 | 2").layers(12, 2, 0), "use one chunk a stage");
     }
 
     private static void assertRefused(Runnable action, String says) {

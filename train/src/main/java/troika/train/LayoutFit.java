@@ -12,7 +12,7 @@ final class LayoutFit {
     /// Throws [UserException] where a rank would have nothing of a layer, or a stage no layer.
     static void check(Sharing sharing, ModelConfig config) {
         Layout layout = sharing.layout();
-        layout.layers(config.layers(), sharing.chunks());
+        layout.layers(config.layers(), sharing.chunks(), 0);
         int heads = config.heads();
         int most = Math.min(heads, config.intermediateSize());
         for (Layout.Stage stage : layout.stages()) {

@@ -121,7 +121,7 @@ class ModelStateTest {
             this.config = config;
             this.layout = layout;
             List<Block> blocks = DeepSeekLlm.of(config, POSITIONS).blocks();
-            List<Range> layers = layout.layers(config.layers(), 1);
+            List<Range> layers = layout.layers(config.layers(), 1, 0);
             memory = new FakeMemory(layout.worldSize());
             for (int rank = 0; rank < layout.worldSize(); rank++) {
                 Layout.Place place = layout.place(rank);
