@@ -105,9 +105,16 @@ final class Profile {
                 took * 1e3,
                 plan * 1e3,
                 100 * (plan / took - 1)));
-        String row = "%-9s%18s%18s%16s%18s%11s";
+        String row = "%-9s%18s%18s%16s%18s%14s%16s";
         lines.add(String.format(
-                row, "ms a step", "computing", "between ranks", "hidden %", "not computing", "issued in"));
+                row,
+                "ms a step",
+                "computing",
+                "between ranks",
+                "hidden %",
+                "not computing",
+                "issued in",
+                "as captured"));
         for (int i = 0; i < measured.ranks().size(); i++) {
             int rank = i;
             lines.add(String.format(
@@ -120,7 +127,8 @@ final class Profile {
                             measured,
                             expected,
                             timeline -> (timeline.stepSeconds() - timeline.computeSeconds(rank) / TOLD) * 1e3),
-                    number(timings.issueSeconds().get(rank) * 1e3)));
+                    number(timings.issueSeconds().get(rank) * 1e3),
+                    number(timings.launchSeconds().get(rank) * 1e3)));
         }
         lines.add("By instruction, mean of the ranks: "
                 + IntStream.range(0, Instruction.Kind.values().length)

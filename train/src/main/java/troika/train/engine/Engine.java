@@ -123,10 +123,12 @@ public final class Engine implements AutoCloseable {
 
     /// What was timed.
     ///
-    /// @param issueSeconds by rank: what its thread took to issue an execution
-    public record Timings(Timeline timeline, List<Double> issueSeconds) {
+    /// @param issueSeconds by rank: what its thread took to issue an execution, call by call
+    /// @param launchSeconds by rank: what it took to issue one that was not timed, as captures where it can be
+    public record Timings(Timeline timeline, List<Double> issueSeconds, List<Double> launchSeconds) {
         public Timings {
             issueSeconds = List.copyOf(issueSeconds);
+            launchSeconds = List.copyOf(launchSeconds);
         }
     }
 
@@ -140,7 +142,8 @@ public final class Engine implements AutoCloseable {
                 Timeline.measured(
                         programs.get(timedProgram),
                         watches.stream().map(watch -> watch.spans(start)).toList()),
-                watches.stream().map(Stopwatch::issueSeconds).toList());
+                watches.stream().map(Stopwatch::issueSeconds).toList(),
+                Arrays.stream(ranks).map(rank -> rank.executor().issueSeconds()).toList());
     }
 
     /// Executes a program once more with the inputs that are still there, the update left out, and says

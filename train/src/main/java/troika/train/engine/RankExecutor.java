@@ -28,6 +28,8 @@ final class RankExecutor implements AutoCloseable {
     private @Nullable Prepared last;
     private @Nullable Prepared timed;
     private @Nullable Stopwatch stopwatch;
+    /// Of the latest execution that was not timed.
+    private long issueNanos;
 
     /// A program with all that a step needs made beforehand, since a step allocates nothing.
     private static final class Prepared {
@@ -300,18 +302,24 @@ final class RankExecutor implements AutoCloseable {
             last = prepared;
         }
         Stopwatch watch = stopwatch;
+        long began = System.nanoTime();
         if (watch != null && prepared == timed && watch.next()) {
-            long began = System.nanoTime();
             prepared.issue(watch);
             watch.issued(System.nanoTime() - began);
         } else {
             prepared.issue(null);
+            issueNanos = System.nanoTime() - began;
         }
         if (prepared.reported != null) {
             prepared.reported.synchronize();
         } else {
             drain();
         }
+    }
+
+    /// What the rank's thread took to issue the latest execution that was not timed.
+    double issueSeconds() {
+        return issueNanos * 1e-9;
     }
 
     /// Times the next executions of a program.
