@@ -1,19 +1,23 @@
 package troika.train;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import troika.model.JsonFields;
 import troika.model.ModelWeights;
 import troika.tensor.DType;
+import troika.tensor.UserException;
 import troika.train.checkpoint.Checkpoints;
 import troika.train.config.SaveStrategy;
 import troika.train.config.SchedulerType;
@@ -55,6 +59,50 @@ class OptionsTest {
         Runs.train(job().saveStrategy(SaveStrategy.NO));
         assertThat(saved()).isEmpty();
         Checkpoints.verify(output().resolve("model"));
+    }
+
+    @Test
+    void timesThreeStepsAndTellsWhatWasExpected() throws Exception {
+        List<String> lines = new ArrayList<>();
+        TrainingListener listener = new TrainingListener() {
+            @Override
+            public void onMessage(String line) {
+                lines.add(line);
+            }
+        };
+        Trainer.of(job().maxSteps(6)
+                        .profileStep(3)
+                        .devices(TestDevices.named(2))
+                        .trainBatchSize(16)
+                        .build())
+                .listener(listener)
+                .build()
+                .train();
+        assertThat(lines)
+                .anySatisfy(
+                        line -> assertThat(line)
+                                .matches(
+                                        "Steps 4 to 5, timed: [0-9.]+ ms a step; expected of this machine: [0-9.]+ ms \\([+-][0-9.]+ %\\)"));
+        assertThat(lines).anySatisfy(line -> assertThat(line).startsWith("rank 1 "));
+        assertThat(lines).anySatisfy(line -> assertThat(line).contains("FORWARD ", "UPDATE "));
+        for (String file : List.of("timeline.json", "timeline-plan.json")) {
+            assertThat(JsonFields.parse(file, Files.readAllBytes(output().resolve(file)))
+                            .has("traceEvents"))
+                    .isTrue();
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"5, give one from 1 to 4", "6, give one from 1 to 4", "7, give one from 1 to 4"})
+    void stepsThatAreTimedMustBeSteps(long first, String advice) throws Exception {
+        assertThatThrownBy(() -> Runs.train(job().profileStep(first)))
+                .isInstanceOf(UserException.class)
+                .hasMessageContaining("--profile-step " + first)
+                .hasMessageContaining(advice);
+        assertThat(output()).doesNotExist();
+        assertThatThrownBy(() -> Runs.train(job().maxSteps(2).profileStep(1)))
+                .isInstanceOf(UserException.class)
+                .hasMessageContaining("give the run more steps");
     }
 
     /// 31 sequences in batches of 8 are 4 steps, the last of 7.
