@@ -171,8 +171,7 @@ public final class TrainingOptionsBuilder implements Cloneable {
         }
     }
 
-    /// Leaves what a comparison of layouts needs: 20 steps where nothing else is said, and only the final weights,
-    /// in fp32.
+    /// Leaves what a comparison of layouts needs: 20 steps if nothing else is said, and the final weights in fp32.
     public TrainingOptionsBuilder forComparison() {
         maxSteps = maxSteps == null ? (Long) 20L : maxSteps;
         saveStrategy = SaveStrategy.NO;
@@ -347,8 +346,7 @@ public final class TrainingOptionsBuilder implements Cloneable {
         return this;
     }
 
-    /// 0: nothing, 1: optimizer states, 2: gradients too, 3: weights too are sharded over the data-parallel ranks
-    /// (default 1).
+    /// Sharded over data-parallel ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too (default 1).
     public TrainingOptionsBuilder zeroStage(int zeroStage) {
         this.zeroStage = zeroStage;
         return this;

@@ -322,9 +322,8 @@ final class RankExecutor implements AutoCloseable {
         return issueNanos * 1e-9;
     }
 
-    /// Times the next executions of a program.
+    /// Times the next executions of a program; no lane of any rank is at work.
     void time(int program, int executions) {
-        drain();
         timed = programs[program];
         stopwatch = new Stopwatch(timed.instructions, executions, device, stream(streams, Lane.COMPUTE));
     }
