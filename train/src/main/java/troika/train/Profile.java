@@ -133,7 +133,7 @@ final class Profile {
         lines.add("By instruction, mean of the ranks: "
                 + IntStream.range(0, Instruction.Kind.values().length)
                         .mapToObj(i -> Instruction.Kind.values()[i])
-                        .filter(kind -> mean(measured, kind) >= 5e-5)
+                        .filter(kind -> mean(measured, kind) > 0)
                         .map(kind -> kind + " " + pair(measured, expected, timeline -> mean(timeline, kind) * 1e3))
                         .collect(Collectors.joining(", ")));
         return lines;
