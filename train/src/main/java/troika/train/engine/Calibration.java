@@ -3,9 +3,12 @@ package troika.train.engine;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
-import java.util.Comparator;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.SplittableRandom;
 import java.util.TreeSet;
 import java.util.concurrent.CompletableFuture;
@@ -13,6 +16,7 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.Executor;
 import java.util.function.Predicate;
 import java.util.function.ToDoubleFunction;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import troika.comm.CollectiveTrial;
@@ -32,15 +36,19 @@ import troika.tensor.Shape;
 import troika.tensor.Stream;
 import troika.tensor.Tensor;
 
-/// Measures devices for the [CostModel] of a program: on each the program's largest products, its attention and its
-/// largest element-wise kernels, for long enough that a card's power limit binds as it does in a step; and what a rank
-/// receives in collectives of them all. All ranks measure at the same time, so that those which share a device have
+/// Measures devices for the [CostModel] of a program: on each its products, its attention and the activations of its
+/// MLPs, in the shapes and proportions that the program has them, for long enough that a card's power limit binds as it
+/// does in a step; and what a rank receives in collectives of them all. All ranks measure at the same time, so that
+/// those which share a device have
 /// their part of it.
 ///
 /// Taken as given is that an instruction takes 5 µs beside its calls, and that each rank has a link of its own.
 public final class Calibration {
     private static final long NANOS = 300_000_000;
-    private static final int AT_ONCE = 4;
+    private static final int AT_ONCE = 2;
+    /// Of calls alike, however many more than others there are.
+    private static final int MOST_OF_A_FORM = 24;
+
     private static final double LAUNCH_MICROSECONDS = 5;
     private static final int PIECE = 16 << 20;
 
@@ -56,7 +64,7 @@ public final class Calibration {
                 .toList();
     }
 
-    /// Measures; takes about two seconds, and as much memory as a few of the largest tensors.
+    /// Measures; takes a few seconds, and as much memory as the activations of about a layer.
     ///
     /// @param devices by rank, with nothing to do
     public static CostModel measure(StepProgram program, List<Device> devices) {
@@ -96,15 +104,13 @@ public final class Calibration {
 
     private CostModel.Card card(double link) {
         double products = rate(
-                List.of(
-                        op -> op instanceof Op.Linear,
-                        op -> op instanceof Op.LinearBackwardInput,
-                        op -> op instanceof Op.LinearBackwardWeight),
+                op -> op instanceof Op.Linear
+                        || op instanceof Op.LinearBackwardInput
+                        || op instanceof Op.LinearBackwardWeight,
                 this::flops);
-        double attention =
-                rate(List.of(op -> op instanceof Op.Attention, op -> op instanceof Op.AttentionBackward), this::flops);
+        double attention = rate(op -> op instanceof Op.Attention || op instanceof Op.AttentionBackward, this::flops);
         double memory = rate(
-                List.of(op -> op instanceof Op.SwiGlu, op -> op instanceof Op.SwiGluBackward),
+                op -> op instanceof Op.SwiGlu || op instanceof Op.SwiGluBackward,
                 call -> CostModel.bytes(program, call));
         return new CostModel.Card(products, attention, memory, LAUNCH_MICROSECONDS, link, link, -1);
     }
@@ -113,18 +119,35 @@ public final class Calibration {
         return CostModel.flops(program, call);
     }
 
-    /// Work a second of the largest calls of some kinds, in turns; what a program has none of is free.
-    private double rate(List<Predicate<Op>> kinds, ToDoubleFunction<Call> work) {
-        List<Call> largest = new ArrayList<>();
-        for (Predicate<Op> kind : kinds) {
-            calls.stream()
-                    .filter(call -> kind.test(call.op()))
-                    .max(Comparator.comparingDouble(work))
-                    .ifPresent(largest::add);
-        }
-        return largest.isEmpty()
+    /// Work a second of some kinds of calls; what a program has none of is free.
+    private double rate(Predicate<Op> kinds, ToDoubleFunction<Call> work) {
+        Map<List<Object>, List<Call>> alike = calls.stream()
+                .filter(call -> kinds.test(call.op()))
+                .collect(Collectors.groupingBy(this::form, LinkedHashMap::new, Collectors.toList()));
+        int rarest = alike.values().stream().mapToInt(List::size).min().orElse(1);
+        List<Call> round = alike.values().stream()
+                .flatMap(some ->
+                        Collections.nCopies(
+                                Math.min(MOST_OF_A_FORM, Math.round((float) some.size() / rarest)), some.getFirst())
+                                .stream())
+                .toList();
+        return round.isEmpty()
                 ? Double.MAX_VALUE
-                : largest.stream().mapToDouble(work).sum() / seconds(largest);
+                : round.stream().mapToDouble(work).sum() / seconds(round);
+    }
+
+    /// What calls have in common that take as long.
+    private List<Object> form(Call call) {
+        List<Object> form = new ArrayList<>();
+        form.add(call.op());
+        for (List<Integer> side : List.of(call.inputs(), call.outputs())) {
+            for (int id : side) {
+                TensorSpec tensor = id < 0 ? null : program.tensors().get(id);
+                form.add(tensor == null ? "" : tensor.dtype());
+                form.add(tensor == null ? "" : tensor.shape());
+            }
+        }
+        return form;
     }
 
     /// Seconds of some calls, one behind the other.
@@ -149,13 +172,17 @@ public final class Calibration {
     private double seconds(List<Call> some, Tensor[] tensors, @Nullable Tensor workspace) {
         Dispatch dispatch = new Dispatch(device.kernels(), new Groups.Ends(program.rank(), Map.of(), null), tensors);
         try (Stream stream = device.stream("calibration", workspace)) {
-            List<Stream.Graph> graphs = new ArrayList<>();
+            Map<Call, Stream.Graph> captured = new HashMap<>();
             for (Call call : some) {
-                stream.beginCapture();
-                dispatch.call(stream, call);
-                graphs.add(stream.endCapture());
+                captured.computeIfAbsent(call, _ -> {
+                    stream.beginCapture();
+                    dispatch.call(stream, call);
+                    return stream.endCapture();
+                });
             }
             fill(some, tensors);
+            List<Stream.Graph> graphs =
+                    some.stream().map(captured::get).filter(Objects::nonNull).toList();
             // The JVM compiles what a CPU runs, and a card comes to its power limit.
             seconds(stream, graphs);
             return seconds(stream, graphs);
