@@ -268,6 +268,14 @@ public final class Compiler {
         return chunks;
     }
 
+    /// Whether the head's weight is the embedding's.
+    boolean tiedHead() {
+        return whole.blocks().getLast().parameters().values().stream()
+                .map(Parameter::name)
+                .anyMatch(name -> whole.blocks().getFirst().parameters().values().stream()
+                        .anyMatch(own -> own.name().equals(name)));
+    }
+
     private static long elements(Block block) {
         return block.parameters().values().stream()
                 .mapToLong(Parameter::elements)

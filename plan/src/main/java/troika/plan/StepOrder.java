@@ -84,13 +84,15 @@ final class StepOrder {
     /// Whether a replica computes two microbatches in turns, one while the collectives within the other's
     /// blocks are under way (as Domino does with the parts of a batch; Wang et al. 2024). Between pipeline
     /// stages microbatches wait for other things, and with ZeRO-3 weights would have to stay for both.
+    /// Where the head is tied, the embedding's gradients would be summed in another order than without turns.
     private boolean turns() {
         Parallelism parallelism = compiler.options().parallelism();
         return layout.stages().size() == 1
                 && layout.stages().getFirst().tensorParallel() > 1
                 && parallelism.chunks() == 1
                 && parallelism.overlap()
-                && parallelism.zeroStage() < 3;
+                && parallelism.zeroStage() < 3
+                && !compiler.tiedHead();
     }
 
     /// Forwards of two microbatches, then their backwards; the last may be alone.
@@ -173,7 +175,7 @@ final class StepOrder {
         switch (action.phase()) {
             case FORWARD -> {
                 for (int block : blocks) {
-                    inTurns(events, other, event -> {
+                    inTurns(block, events, other, event -> {
                         use(event, block);
                         present(event).forEach(rank -> rank.forward(block, microbatch(event)));
                     });
@@ -182,7 +184,7 @@ final class StepOrder {
             }
             case BACKWARD, BACKWARD_INPUT -> {
                 for (int block : blocks.reversed()) {
-                    inTurns(events, other, event -> {
+                    inTurns(block, events, other, event -> {
                         if (Gathers.backwardReads(block)) {
                             use(event, block);
                         }
@@ -213,14 +215,15 @@ final class StepOrder {
                 .toList();
     }
 
-    /// Emits events, and others in turns with them, segment by segment.
-    private void inTurns(List<Event> events, List<Event> other, Consumer<Event> emit) {
+    /// Emits events, and others in turns with them, segment by segment; of the head, behind them: it adds loss and
+    /// gradients up chunk by chunk, in an order that turns must not change.
+    private void inTurns(int block, List<Event> events, List<Event> other, Consumer<Event> emit) {
         int[] starts = emitted();
         events.forEach(emit);
         if (!other.isEmpty()) {
             int[] middles = emitted();
             other.forEach(emit);
-            for (int rank = 0; rank < ranks.size(); rank++) {
+            for (int rank = 0; rank < ranks.size() && block < compiler.blockCount() - 1; rank++) {
                 ranks.get(rank).builder().interleave(starts[rank], middles[rank]);
             }
         }

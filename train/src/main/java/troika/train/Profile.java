@@ -95,8 +95,8 @@ final class Profile {
         Timeline measured = timings.timeline().since(STEPS - TOLD);
         Timeline expected = simulated.since(STEPS - TOLD);
         List<String> lines = new ArrayList<>();
-        double took = measured.stepSeconds();
-        double plan = expected.stepSeconds();
+        double took = stepSeconds(measured);
+        double plan = stepSeconds(expected);
         lines.add(String.format(
                 Locale.ROOT,
                 "Steps %d to %d, timed: %.1f ms a step; expected of this machine: %.1f ms (%+.1f %%)",
@@ -126,7 +126,7 @@ final class Profile {
                     pair(
                             measured,
                             expected,
-                            timeline -> (timeline.stepSeconds() - timeline.computeSeconds(rank) / TOLD) * 1e3),
+                            timeline -> (stepSeconds(timeline) - timeline.computeSeconds(rank) / TOLD) * 1e3),
                     number(timings.issueSeconds().get(rank) * 1e3),
                     number(timings.launchSeconds().get(rank) * 1e3)));
         }
@@ -137,6 +137,11 @@ final class Profile {
                         .map(kind -> kind + " " + pair(measured, expected, timeline -> mean(timeline, kind) * 1e3))
                         .collect(Collectors.joining(", ")));
         return lines;
+    }
+
+    /// Of the steps that are told of, on average.
+    private static double stepSeconds(Timeline timeline) {
+        return (timeline.stepEnds().getLast() - timeline.stepEnds().get(STEPS - TOLD - 1)) / TOLD;
     }
 
     private static double mean(Timeline timeline, Instruction.Kind kind) {

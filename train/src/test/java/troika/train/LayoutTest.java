@@ -222,6 +222,19 @@ class LayoutTest {
         same(first, TinyRun.run(job.with(policies(3, "1f1b", 1, false, true, 1, true)), 5));
     }
 
+    /// Nor do turns of tensor-parallel ranks' microbatches, which there are with overlap only.
+    @ParameterizedTest
+    @CsvSource({"'0,1:tp2', false", "'0,1:tp2', true", "'0-3:dp2tp2', false"})
+    void turnsChangeNoBit(String stage, boolean tied) {
+        TinyRun.Job job = (tied ? tied() : TinyRun.job())
+                .in(Layout.parse(stage))
+                .accumulate(3)
+                .of(DType.BF16);
+        same(
+                TinyRun.run(job.with(policies(1, "1f1b", 1, false, false, 1, false)), 5),
+                TinyRun.run(job.with(policies(1, "1f1b", 1, false, true, 1, false)), 5));
+    }
+
     private static void same(TinyRun.Outcome expected, TinyRun.Outcome actual) {
         assertThat(actual.losses()).isEqualTo(expected.losses());
         assertThat(actual.norms()).isEqualTo(expected.norms());

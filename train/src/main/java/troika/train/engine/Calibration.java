@@ -46,7 +46,7 @@ import troika.tensor.Tensor;
 public final class Calibration {
     private static final long NANOS = 300_000_000;
     private static final int AT_ONCE = 2;
-    /// Of calls alike, however many more than others there are.
+    /// Of calls alike in a round; of others as many in proportion, and one at least.
     private static final int MOST_OF_A_FORM = 24;
 
     private static final double LAUNCH_MICROSECONDS = 5;
@@ -124,12 +124,11 @@ public final class Calibration {
         Map<List<Object>, List<Call>> alike = calls.stream()
                 .filter(call -> kinds.test(call.op()))
                 .collect(Collectors.groupingBy(this::form, LinkedHashMap::new, Collectors.toList()));
-        int rarest = alike.values().stream().mapToInt(List::size).min().orElse(1);
+        int most = alike.values().stream().mapToInt(List::size).max().orElse(1);
+        float scale = Math.min(1, (float) MOST_OF_A_FORM / most);
         List<Call> round = alike.values().stream()
                 .flatMap(some ->
-                        Collections.nCopies(
-                                Math.min(MOST_OF_A_FORM, Math.round((float) some.size() / rarest)), some.getFirst())
-                                .stream())
+                        Collections.nCopies(Math.max(1, Math.round(some.size() * scale)), some.getFirst()).stream())
                 .toList();
         return round.isEmpty()
                 ? Double.MAX_VALUE
