@@ -28,8 +28,8 @@ final class CudaDevice implements Device {
     static final long WORKSPACE_BYTES = 192L << 20;
     static final long LOGITS_AT_A_TIME = 128L << 20;
 
-    /// What this process may take of a card beside its arenas: context, kernels, cuBLASLt, cuDNN and
-    /// graphs.
+    /// What this process may take of a card beside its arenas and NCCL: context, kernels, cuBLASLt, cuDNN,
+    /// graphs, and what collectives copy from other cards.
     static final long OVERHEAD_BYTES = 1L << 30;
 
     // cuDNN's deterministic backward of attention needs memory that grows with the square of the sequence,
@@ -274,7 +274,7 @@ final class CudaDevice implements Device {
                 sharing.stream().mapToLong(device -> device.freeAtStart).max().orElse(freeAtStart);
         long all = sharing.stream().mapToLong(device -> device.allocatedBytes).sum();
         return share(
-                memory(Nvml.memoryOfThisProcess(bus), before, now.free()),
+                memory(Nvml.memoryOfThisProcess(bus), before, now.free(), CudaCommunicatorProvider.ncclBytes(OPEN)),
                 allocatedBytes,
                 all,
                 Math.max(1, sharing.size()));
@@ -296,8 +296,9 @@ final class CudaDevice implements Device {
 
     /// @param own what NVML says that this process uses; 0 where it does not know, as in a container: then
     /// what has gone since the card was opened is taken for this process's
-    static DeviceMemory memory(long own, long freeAtStart, long free) {
-        return new DeviceMemory(own > 0 ? own : Math.max(0, freeAtStart - free), free, OVERHEAD_BYTES);
+    /// @param nccl bytes that it may take
+    static DeviceMemory memory(long own, long freeAtStart, long free, long nccl) {
+        return new DeviceMemory(own > 0 ? own : Math.max(0, freeAtStart - free), free, OVERHEAD_BYTES + nccl);
     }
 
     static long workspaceBytes(boolean deterministic) {

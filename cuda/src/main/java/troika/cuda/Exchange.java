@@ -34,8 +34,9 @@ import troika.tensor.DType;
 /// recorded anew behind the meeting of the other, likewise.
 final class Exchange {
     static final long HALF_BYTES = 8L << 20;
-    /// Of summands that are copied from other cards, where there are no stores: larger pieces cost fewer launches.
-    private static final long FETCHED_BYTES = 32L << 20;
+    /// The most of summands that are copied from other cards, where there are no stores. A piece's sum waits until
+    /// the products under way leave multiprocessors to it, some as long as a millisecond: so pieces are few.
+    private static final long FETCHED_BYTES = 256L << 20;
     private static final int HALVES = 2;
     /// Room to move a piece in its slot, for addresses that are alike modulo 16.
     private static final long SLACK_BYTES = 256;
@@ -53,9 +54,11 @@ final class Exchange {
     /// By rank, whether its memory is on this card.
     private final boolean[] near;
     private final boolean anyDirect;
-    /// For what was copied to this card and is to be summed, and for the sums of a small all-reduce.
-    private final long fetched;
-    private final long fetchedBytes;
+    private final boolean fetching;
+    /// For what was copied to this card and is to be summed; 0 until it is needed.
+    private long fetched;
+    private long fetchedBytes;
+    /// For the sums of a small all-reduce.
     private final long small;
     private final long putting;
     private final long begun;
@@ -91,9 +94,7 @@ final class Exchange {
         anyDirect = routes.anyDirect();
         sums = new SumParts(device);
         small = Driver.memAlloc(CudaGroup.SMALL_BYTES);
-        boolean fetching = IntStream.range(0, ranks.length).anyMatch(peer -> !near[peer]);
-        fetchedBytes = storing ? HALF_BYTES : FETCHED_BYTES;
-        fetched = fetching ? Driver.memAlloc(fetchedBytes) : 0;
+        fetching = IntStream.range(0, ranks.length).anyMatch(peer -> !near[peer]);
         putting = stores.isEmpty() ? 0 : Driver.streamCreate();
         begun = Driver.eventCreate(false);
         ready = Driver.eventCreate(false);
@@ -152,9 +153,10 @@ final class Exchange {
     long reduceScatter(
             CudaStream lane, DType dtype, long full, long out, long[] starts, long[] parts, Object collective) {
         begin(lane);
-        long slot = slot();
         long longest = longest(starts);
-        long most = storing || fetched != 0 ? slot - SLACK_BYTES : longest;
+        long slot = storing ? storedSlot() : slot(longest);
+        makeRoom(lane, slot);
+        long most = slot - SLACK_BYTES;
         long received = 0;
         for (long at = 0; at < longest; at += most) {
             int half = refill();
@@ -172,7 +174,7 @@ final class Exchange {
                     if (peer != rank) {
                         await(lane, peer, half);
                         long from = slot * ranks[peer].place(rank);
-                        arguments[peer] = summand(lane, peer, half, from, bytes, parts[peer] + at, out + at);
+                        arguments[peer] = summand(lane, peer, slot, half, from, bytes, parts[peer] + at, out + at);
                         received += bytes;
                     }
                 }
@@ -193,6 +195,10 @@ final class Exchange {
     /// @param tensors where each rank has its summands
     long allReduce(CudaStream lane, DType dtype, long tensor, long bytes, long[] tensors, Object collective) {
         begin(lane);
+        long slot = storedSlot();
+        if (storing) {
+            makeRoom(lane, slot);
+        }
         int half = refill();
         for (Store store : stores) {
             copy(half(store.address(), half), tensor, bytes, putting);
@@ -204,7 +210,7 @@ final class Exchange {
                 // What is so small the kernel may well read over a link.
                 arguments[peer] = ranks[peer].stored[rank] == 0
                         ? tensors[peer]
-                        : summand(lane, peer, half, 0, bytes, tensors[peer], tensor);
+                        : summand(lane, peer, slot, half, 0, bytes, tensors[peer], tensor);
             }
         }
         emptied(lane, half);
@@ -221,8 +227,29 @@ final class Exchange {
     }
 
     /// The bytes of each reader's slot in a half.
-    private long slot() {
-        return fetchedBytes / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+    private long storedSlot() {
+        return HALF_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+    }
+
+    /// The bytes of each peer's slot where there are no stores, so that pieces are as few as can be, and alike.
+    private long slot(long longest) {
+        long most = FETCHED_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES - SLACK_BYTES;
+        long pieces = fetching ? Math.max(1, Math.ceilDiv(longest, most)) : 1;
+        return Math.ceilDiv(Math.ceilDiv(longest, pieces), SLACK_BYTES) * SLACK_BYTES + SLACK_BYTES;
+    }
+
+    /// Takes memory for a slot a peer, when a larger one is needed than ever before.
+    private void makeRoom(CudaStream lane, long slot) {
+        long bytes = fetching ? slot * (ranks.length - 1) : 0;
+        if (bytes > fetchedBytes) {
+            if (fetched != 0) {
+                // Nothing that is under way waits for what is not issued yet: all ranks have met.
+                Driver.streamSynchronize(lane.handle());
+                Driver.memFree(fetched);
+            }
+            fetched = Driver.memAlloc(bytes);
+            fetchedBytes = bytes;
+        }
     }
 
     /// Where a peer has its slot among those of all but this rank.
@@ -243,15 +270,17 @@ final class Exchange {
     /// Where a peer's summands lie: in its memory, or in this rank's, copied from the peer's store. This
     /// rank's is the lane's alone, so that it is used by one piece behind the other.
     ///
+    /// @param slot the bytes of each peer's
     /// @param from where they lie in the half of the store
     /// @param direct where they lie in the peer's memory
     /// @param like an address that the copy is to be like modulo 16, so that sums move 16 bytes at a time
-    private long summand(CudaStream lane, int peer, int half, long from, long bytes, long direct, long like) {
+    private long summand(
+            CudaStream lane, int peer, long slot, int half, long from, long bytes, long direct, long like) {
         if (near[peer]) {
             return direct;
         }
         long store = ranks[peer].stored[rank];
-        long to = fetched + slot() * place(peer) + like % 16;
+        long to = fetched + slot * place(peer) + like % 16;
         copy(to, store == 0 ? direct : half(store, half) + from, bytes, lane.handle());
         return to;
     }

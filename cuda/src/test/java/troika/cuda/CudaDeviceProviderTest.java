@@ -97,10 +97,10 @@ class CudaDeviceProviderTest {
 
     @Test
     void memoryInUseIsNvmlsOrWhatHasGone() {
-        assertThat(CudaDevice.memory(5, 100, 70)).isEqualTo(new DeviceMemory(5, 70, CudaDevice.OVERHEAD_BYTES));
-        assertThat(CudaDevice.memory(0, 100, 70).used()).isEqualTo(30);
+        assertThat(CudaDevice.memory(5, 100, 70, 3)).isEqualTo(new DeviceMemory(5, 70, CudaDevice.OVERHEAD_BYTES + 3));
+        assertThat(CudaDevice.memory(0, 100, 70, 0).used()).isEqualTo(30);
         // Others have given some back meanwhile.
-        assertThat(CudaDevice.memory(0, 100, 120).used()).isZero();
+        assertThat(CudaDevice.memory(0, 100, 120, 0).used()).isZero();
     }
 
     @Test
