@@ -15,7 +15,8 @@ import java.util.TreeMap;
 /// order, and take the smallest gap that fits (best fit, swept over time). Lanes may run out of issue
 /// order, but [Dependencies] are derived from the places chosen here, so a reuse is at worst a wait, never
 /// a race. So that computing seldom waits for communication, what another lane uses last lives until the next
-/// block has run.
+/// block has run; of two microbatches in turns, that of both, but for what is summed within a block: the other
+/// microbatch's segment hides that.
 final class Placement {
     /// Bytes to which buffers are aligned; what CUDA's allocator and libraries expect.
     private static final long ALIGNMENT = 256;
@@ -99,7 +100,8 @@ final class Placement {
         }
         for (int i = 0; i < count; i++) {
             if (last[i] >= 0 && drafts.get(usedBy[i]).lane() != Lane.COMPUTE) {
-                last[i] = Math.max(last[i], ends[nextBlockEnd(drafts, usedBy[i])]);
+                boolean pairs = builder.turns() && drafts.get(usedBy[i]).lane() != Lane.TENSOR;
+                last[i] = Math.max(last[i], ends[nextBlockEnd(drafts, usedBy[i], pairs ? 2 : 1)]);
             }
         }
         List<Integer> order = new ArrayList<>();
@@ -129,14 +131,17 @@ final class Placement {
     }
 
     /// The last instruction of the next block that is computed behind instruction `d`, or of all.
-    private static int nextBlockEnd(List<RankBuilder.Draft> drafts, int d) {
+    ///
+    /// @param together microbatches whose block counts as one
+    private static int nextBlockEnd(List<RankBuilder.Draft> drafts, int d, int together) {
         int end = -1;
         for (int i = d + 1; i < drafts.size(); i++) {
             RankBuilder.Draft draft = drafts.get(i);
             if (draft.lane() == Lane.COMPUTE && draft.block() >= 0) {
                 if (end >= 0
                         && (draft.block() != drafts.get(end).block()
-                                || draft.microbatch() != drafts.get(end).microbatch())) {
+                                || draft.microbatch() / together
+                                        != drafts.get(end).microbatch() / together)) {
                     return end;
                 }
                 end = i;

@@ -33,6 +33,7 @@ final class RankBuilder {
     private final List<Draft> drafts = new ArrayList<>();
     /// The first tensor of each name.
     private final Map<String, Integer> ids = new HashMap<>();
+    private boolean turns;
 
     RankBuilder(int rank) {
         this.rank = rank;
@@ -61,6 +62,11 @@ final class RankBuilder {
 
     List<Draft> drafts() {
         return drafts;
+    }
+
+    /// Whether microbatches 2m and 2m + 1 are computed in turns.
+    boolean turns() {
+        return turns;
     }
 
     /// A new buffer with a tensor over the whole of it; returns the tensor's id.
@@ -115,6 +121,7 @@ final class RankBuilder {
     /// Merges two runs of instructions, those from `start` and those from `middle` on: a segment of each in turns,
     /// which ends behind a collective within a block.
     void interleave(int start, int middle) {
+        turns = true;
         List<List<Draft>> one = segments(start, middle);
         List<List<Draft>> other = segments(middle, drafts.size());
         drafts.subList(start, drafts.size()).clear();

@@ -2,6 +2,7 @@ package troika.plan;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.OptionalInt;
@@ -89,6 +90,21 @@ class OverlapTest {
                 // The last of an odd number is alone.
                 assertThat(timeline.hiddenShare(rank)).isGreaterThan(accumulation == 2 ? 0.9 : 0.7);
             }
+        }
+    }
+
+    /// What a replica's ranks reduce keeps its memory until both microbatches have computed the next block: turns
+    /// do not wait for it. With sums by rows, whose gradients are summed once more, that shows the most.
+    @Test
+    void turnsDoNotWaitForReductions() {
+        CostModel.Card card = new CostModel.Card(700e12, 400e12, 4e12, 5, 150e9, 150e9, -1);
+        CostModel cost = new CostModel(Collections.nCopies(4, card), List.of(), 1e12, CostModel.Transport.PEER, 20);
+        Parallelism rows = new Parallelism(
+                2, PipelineSchedule.ONE_F_ONE_B, 1, true, DType.BF16, true, Parallelism.PREFETCH, false);
+        Timeline timeline = timeline(cost, Layout.grid(2, 2, 1), rows, 32, 4);
+        for (int rank = 0; rank < 4; rank++) {
+            // 0.60 where they live until the next segment's end.
+            assertThat(timeline.hiddenShare(rank)).isGreaterThan(0.65);
         }
     }
 
