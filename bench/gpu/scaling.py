@@ -90,39 +90,39 @@ def ranks_of(devices, cards):
 
 def layouts(n, kinds):
     """What runs on n ranks, in this order: (kind, name, ranks, Troika's options, environment)."""
-    rows = [("one", "one card", 1, "", {})]
+    rows = [("one", "one card", range(1), "", {})]
     if "each" in kinds:
-        rows += [("each", f"card {rank} alone", 1, "", {"CUDA_VISIBLE_DEVICES": str(rank)}) for rank in range(1, n)]
+        rows += [("each", f"rank {rank}'s card alone", range(rank, rank + 1), "", {}) for rank in range(1, n)]
     # Three cards are a case of their own.
     counts = sorted({n, 3} if n > 3 else {n}, reverse=True)
     small = [size for size in (2, 3) if size <= n]
     for size in counts:
         rows += [
-            ("dp", f"dp {size}, ZeRO-1", size, "--zero-stage 1", {}),
-            ("dp", f"dp {size}, ZeRO-3", size, "--zero-stage 3", {}),
-            ("fsdp2", f"FSDP2, {size}", size, "--zero 3", {}),
+            ("dp", f"dp {size}, ZeRO-1", range(size), "--zero-stage 1", {}),
+            ("dp", f"dp {size}, ZeRO-3", range(size), "--zero-stage 3", {}),
+            ("fsdp2", f"FSDP2, {size}", range(size), "--zero 3", {}),
         ]
-    rows += [("tp", f"tp {size}", size, f"--tensor-parallel {size} {MICROBATCHES}", {}) for size in small]
+    rows += [("tp", f"tp {size}", range(size), f"--tensor-parallel {size} {MICROBATCHES}", {}) for size in small]
     for size in small:
         rows += [
-            ("pp", f"pp {size}, {schedule}, {count} microbatches", size,
+            ("pp", f"pp {size}, {schedule}, {count} microbatches", range(size),
              f"--pipeline-parallel {size} --pipeline-schedule {schedule} --gradient-accumulation-steps {count}", {})
             for schedule, count in (("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))]
     if n >= 3:
         rows += [
-            ("hybrid", layout, 3, f"--layout '{layout}' {MICROBATCHES}", {}) for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
+            ("hybrid", layout, range(3), f"--layout '{layout}' {MICROBATCHES}", {}) for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
     if n >= 4 and n % 2 == 0:
         rows += [
-            ("hybrid", f"dp {n // 2} × tp 2", n, f"--tensor-parallel 2 {MICROBATCHES}", {}),
-            ("hybrid", f"dp {n // 2} × pp 2", n, f"--pipeline-parallel 2 --pipeline-schedule 1f1b {MICROBATCHES}", {}),
+            ("hybrid", f"dp {n // 2} × tp 2", range(n), f"--tensor-parallel 2 {MICROBATCHES}", {}),
+            ("hybrid", f"dp {n // 2} × pp 2", range(n), f"--pipeline-parallel 2 --pipeline-schedule 1f1b {MICROBATCHES}", {}),
         ]
     for size in counts:
-        rows += [("forced", f"dp {size}, ZeRO-3, {by}", size, "--zero-stage 3", environment) for by, environment in FORCED.items()]
+        rows += [("forced", f"dp {size}, ZeRO-3, {by}", range(size), "--zero-stage 3", environment) for by, environment in FORCED.items()]
         for stage in (1, 3):
             rows += [
-                ("staged", f"dp {size}, ZeRO-{stage}, staged {by}", size, f"--zero-stage {stage}", environment)
+                ("staged", f"dp {size}, ZeRO-{stage}, staged {by}", range(size), f"--zero-stage {stage}", environment)
                 for by, environment in STAGED.items()]
-    rows += [("fsdp2", f"FSDP2 zero1, {size}", size, "--zero 1", {}) for size in counts]
+    rows += [("fsdp2", f"FSDP2 zero1, {size}", range(size), "--zero 1", {}) for size in counts]
     return [row for row in rows if row[0] in ("one", *kinds)]
 
 
@@ -136,15 +136,16 @@ class Scaling:
         # Of a model: how many parts the peer's batch must be cut into to fit.
         self.parts = {}
 
-    def devices(self, size):
-        return "cuda:" + ",".join(map(str, self.ranks[:size]))
+    def devices(self, members):
+        return "cuda:" + ",".join(str(self.ranks[rank]) for rank in members)
 
     def run(self):
         for model in self.options.models:
-            for kind, name, size, further, environment in layouts(len(self.ranks), self.options.layouts):
+            for kind, name, members, further, environment in layouts(len(self.ranks), self.options.layouts):
                 if kind != "one" and not re.search(self.options.rows, name):
                     continue
-                cards = sorted(set(self.ranks[:size]))
+                size = len(members)
+                cards = sorted({self.ranks[rank] for rank in members})
                 if "collectives=nccl" in environment.get("JAVA_TOOL_OPTIONS", "") and len(cards) < size:
                     print(f"{model} {name}: left out, since ranks share a card and NCCL takes one a rank", flush=True)
                     continue
@@ -155,7 +156,7 @@ class Scaling:
                     if kind == "fsdp2":
                         row = self.peer(model, name, cards, further)
                     else:
-                        row = self.troika(model, name, size, len(cards), further, environment)
+                        row = self.troika(model, name, members, len(cards), further, environment)
                 if row is None:
                     self.missing.append(f"{model} {name}")
                     continue
@@ -164,10 +165,10 @@ class Scaling:
                 self.rows.append(row)
                 self.bench.record(row)
 
-    def troika(self, model, name, size, cards, further, environment):
+    def troika(self, model, name, members, cards, further, environment):
         preset, _, micro, steps, limit, options, _ = MODELS[model]
         batch = self.options.batch * cards
-        words = ["--devices", self.devices(size), *shlex.split(options), *shlex.split(further)]
+        words = ["--devices", self.devices(members), *shlex.split(options), *shlex.split(further)]
         if "--gradient-accumulation-steps" not in further:
             words += ["--per-device-train-batch-size", micro]
         row, output = self.bench.train(
@@ -215,7 +216,7 @@ class Scaling:
             self.bench.call(
                 f"kill: {name} {shlex.join(words)}".strip(),
                 [self.options.archive / "bin/troika", "train", "--model", "tiny", "--data", "synthetic", "--tokenizer", "byte",
-                 "--devices", self.devices(len(self.ranks)), "--zero-stage", 3, "--train-batch-size", 24, "--sequence-length", 256,
+                 "--devices", self.devices(range(len(self.ranks))), "--zero-stage", 3, "--train-batch-size", 24, "--sequence-length", 256,
                  "--max-steps", steps, "--save-steps", save, "--output", folder / name, *words],
                 NO_MULTICAST, limit=120, done=done and (lambda: done(metrics)))
             return {row["step"]: row["loss"] for row in map(json.loads, open(metrics))} if metrics.exists() else {}
@@ -249,7 +250,7 @@ class Scaling:
             output = self.bench.call(
                 f"certificate of {name}",
                 [self.options.archive / "bin/troika", "certify", "--model", "tiny", "--data", "synthetic", "--tokenizer", "byte",
-                 "--dtype", "fp32", "--devices", self.devices(size), "--train-batch-size", 24, "--sequence-length", 256,
+                 "--dtype", "fp32", "--devices", self.devices(range(size)), "--train-batch-size", 24, "--sequence-length", 256,
                  "--max-steps", 10, "--deterministic", deterministic, "--tolerance", "1e-4",
                  "--layout", "dp1", *CERTIFICATES[size]],
                 {**NO_MULTICAST, "TROIKA_HEAP": os.environ.get("TROIKA_HEAP", "8g"), **environment}, limit=240)

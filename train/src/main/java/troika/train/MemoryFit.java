@@ -185,13 +185,20 @@ final class MemoryFit {
         return change.and("--recompute layer", change.choice.recomputing(Recompute.LAYER));
     }
 
-    /// Other ways to share the work among as many ranks: higher ZeRO stages where there are replicas, and all
-    /// ranks one behind the other with microbatches as large as before.
+    /// Other ways to share the work among as many ranks: one microbatch at a time where tensor-parallel ranks
+    /// compute two in turns, higher ZeRO stages where there are replicas, and all ranks one behind the other with
+    /// microbatches as large as before.
     private List<Change> shared() {
         Sharing sharing = chosen.sharing();
         Layout layout = sharing.layout();
         int ranks = layout.worldSize();
         List<Change> changes = new ArrayList<>();
+        boolean inTurns = layout.stages().size() == 1
+                && layout.stages().getFirst().tensorParallel() > 1
+                && chosen.accumulation() > 1;
+        if (inTurns && sharing.overlap()) {
+            changes.add(new Change("--overlap off", chosen.sharing(sharing.withoutOverlap())));
+        }
         boolean replicas = layout.stages().stream().anyMatch(stage -> stage.dataParallel() > 1);
         for (int stage = Math.max(2, sharing.zeroStage() + 1); stage <= 3 && replicas; stage++) {
             changes.add(new Change("--zero-stage " + stage, chosen.sharing(sharing.withZeroStage(stage))));

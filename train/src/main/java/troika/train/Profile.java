@@ -33,6 +33,7 @@ final class Profile {
     private final Path folder;
     private long pauses;
     private long pauseMillis;
+    private boolean interrupted;
 
     /// @param first of the steps, counted from 1
     /// @param expected as many steps of the same program
@@ -65,6 +66,11 @@ final class Profile {
         }
     }
 
+    /// Behind a step the run evaluates or saves.
+    void interrupt(long step) {
+        interrupted |= step >= first && step < first + STEPS - 1;
+    }
+
     /// Whether the step that has ended was the last one timed.
     boolean ends(long step) {
         return step == first + STEPS - 1;
@@ -82,6 +88,9 @@ final class Profile {
             throw new UserException("The timeline cannot be written to " + folder + ": " + e.getMessage(), e);
         }
         List<String> lines = new ArrayList<>(lines(first, timings, expected));
+        if (interrupted) {
+            lines.add("Between these steps the run evaluated or saved, which counts as not computing.");
+        }
         lines.add(
                 pauses == 0
                         ? "The collector did not pause."
@@ -158,7 +167,7 @@ final class Profile {
     }
 
     private static String number(double value) {
-        return String.format(Locale.ROOT, "%.1f", value);
+        return Double.isNaN(value) ? "-" : String.format(Locale.ROOT, "%.1f", value);
     }
 
     private static long pauses() {

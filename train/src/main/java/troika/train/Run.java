@@ -298,6 +298,7 @@ final class Run implements AutoCloseable {
             boolean last = step == totalSteps;
             double evaluated = Double.NaN;
             if (data.evaluation() != null && (last || (options.evalSteps() > 0 && step % options.evalSteps() == 0))) {
+                interrupted();
                 evaluated = evaluate(data.evaluation());
                 evaluationLoss = evaluated;
             }
@@ -310,6 +311,7 @@ final class Run implements AutoCloseable {
                 listener.onEvaluation(step, evaluated);
             }
             if (savesNow(cursor.epoch() > epoch)) {
+                interrupted();
                 save();
             }
         }
@@ -431,6 +433,12 @@ final class Run implements AutoCloseable {
             at = batch.after();
         }
         return sum / count;
+    }
+
+    private void interrupted() {
+        if (profile != null) {
+            profile.interrupt(step);
+        }
     }
 
     private boolean savesNow(boolean epochEnded) {

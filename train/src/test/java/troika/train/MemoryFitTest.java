@@ -7,6 +7,7 @@ import java.util.Collections;
 import java.util.EnumMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Function;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -42,12 +43,16 @@ class MemoryFitTest {
     }
 
     private TrainingPlan plan(Choice choice) {
+        return plan(choice, Parallelism.zero(0));
+    }
+
+    private TrainingPlan plan(Choice choice, Parallelism parallelism) {
         PlanOptions options = new PlanOptions(
                 DType.BF16,
                 64,
                 BATCH,
                 choice.accumulation(),
-                Parallelism.zero(0),
+                parallelism,
                 choice.recompute() == Recompute.LAYER,
                 choice.recompute() == Recompute.ELEMENTWISE,
                 false,
@@ -142,6 +147,25 @@ class MemoryFitTest {
                 .hasMessageContaining(" for its 3 ranks, which has ")
                 .hasMessageContaining(": give " + words + ", with which it needs ");
         fit.checkCards(with(any, 200, ranks), List.of(card(DEVICE, 300, 1)));
+    }
+
+    /// In turns, tensor-parallel ranks have two microbatches' activations.
+    @Test
+    void oneMicrobatchAtATimeIsOneOfTheWays() {
+        Choice inTurns = choice(Layout.grid(1, 2, 1), 4, Recompute.NONE);
+        Choice single = new Choice(inTurns.sharing().withoutOverlap(), 4, Recompute.NONE);
+        Function<Choice, TrainingPlan> compiler =
+                choice -> plan(choice, choice.sharing().parallelism(1, 1, choice.accumulation()));
+        List<Card> cards = List.of(
+                new Card(
+                        "a card",
+                        List.of(0),
+                        card(MemoryFit.largest(compiler.apply(single)).total())),
+                new Card("another", List.of(1), card(1L << 40)));
+        new MemoryFit(single, BATCH, compiler).checkCards(compiler.apply(single), cards);
+        assertThatThrownBy(() -> new MemoryFit(inTurns, BATCH, compiler).checkCards(compiler.apply(inTurns), cards))
+                .isInstanceOf(UserException.class)
+                .hasMessageContaining("free: give --overlap off, with which it needs ");
     }
 
     /// Ranks 0 and 1 with half of rank 0's share on cards of different size.

@@ -48,6 +48,20 @@ public record Sharing(
                 liveElements);
     }
 
+    /// The same with communication in between.
+    public Sharing withoutOverlap() {
+        return new Sharing(
+                layout,
+                zeroStage,
+                schedule,
+                chunks,
+                sequenceParallel,
+                communicationDtype,
+                false,
+                prefetchElements,
+                liveElements);
+    }
+
     /// The same in another layout.
     public Sharing withLayout(Layout other) {
         return new Sharing(

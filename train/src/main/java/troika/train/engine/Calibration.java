@@ -39,12 +39,12 @@ import troika.tensor.Tensor;
 /// Measures devices for the [CostModel] of a program: on each its products, its attention and the activations of its
 /// MLPs, in the shapes and proportions that the program has them, for long enough that a card's power limit binds as it
 /// does in a step; and what a rank receives in collectives of them all. All ranks measure at the same time, so that
-/// those which share a device have
-/// their part of it.
+/// those which share a device have their part of it.
 ///
 /// Taken as given is that an instruction takes 5 µs beside its calls, and that each rank has a link of its own.
 public final class Calibration {
     private static final long NANOS = 300_000_000;
+    private static final double SLOW_SECONDS = 2;
     private static final int AT_ONCE = 2;
     /// Of calls alike in a round; of others as many in proportion, and one at least.
     private static final int MOST_OF_A_FORM = 24;
@@ -64,7 +64,8 @@ public final class Calibration {
                 .toList();
     }
 
-    /// Measures; takes a few seconds, and as much memory as the activations of about a layer.
+    /// Measures; takes a few seconds, on a slow CPU as long as a microbatch's products, and as much memory as the
+    /// tensors of a layer's and the head's products.
     ///
     /// @param devices by rank, with nothing to do
     public static CostModel measure(StepProgram program, List<Device> devices) {
@@ -182,25 +183,33 @@ public final class Calibration {
             fill(some, tensors);
             List<Stream.Graph> graphs =
                     some.stream().map(captured::get).filter(Objects::nonNull).toList();
-            // The JVM compiles what a CPU runs, and a card comes to its power limit.
-            seconds(stream, graphs);
-            return seconds(stream, graphs);
+            // The JVM compiles what a CPU runs, and a card comes to its power limit; in a slow round, most of it.
+            double first = seconds(stream, graphs, 1, 0);
+            if (first > SLOW_SECONDS) {
+                return first;
+            }
+            seconds(stream, graphs, AT_ONCE, NANOS);
+            return seconds(stream, graphs, AT_ONCE, NANOS);
         }
     }
 
-    private static double seconds(Stream stream, List<Stream.Graph> graphs) {
+    /// Seconds of a round.
+    ///
+    /// @param atOnce rounds that are issued before they are waited for: the card has one while the host issues
+    /// the next
+    /// @param least nanoseconds that rounds are repeated for
+    private static double seconds(Stream stream, List<Stream.Graph> graphs, int atOnce, long least) {
         int rounds = 0;
         long began = System.nanoTime();
-        long passed = 0;
-        while (passed < NANOS) {
-            // The card has a round while the host issues the next one.
-            for (int i = 0; i < AT_ONCE; i++) {
+        long passed;
+        do {
+            for (int i = 0; i < atOnce; i++) {
                 graphs.forEach(stream::launch);
             }
             stream.synchronize();
-            rounds += AT_ONCE;
+            rounds += atOnce;
             passed = System.nanoTime() - began;
-        }
+        } while (passed < least);
         return passed * 1e-9 / rounds;
     }
 

@@ -124,7 +124,8 @@ public final class Engine implements AutoCloseable {
     /// What was timed.
     ///
     /// @param issueSeconds by rank: what its thread took to issue an execution, call by call
-    /// @param launchSeconds by rank: what it took to issue one that was not timed, as captures where it can be
+    /// @param launchSeconds by rank: what it took to issue one that was not timed, as captures where it can be; NaN
+    /// where all were
     public record Timings(Timeline timeline, List<Double> issueSeconds, List<Double> launchSeconds) {
         public Timings {
             issueSeconds = List.copyOf(issueSeconds);

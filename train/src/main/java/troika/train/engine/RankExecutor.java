@@ -28,8 +28,6 @@ final class RankExecutor implements AutoCloseable {
     private @Nullable Prepared last;
     private @Nullable Prepared timed;
     private @Nullable Stopwatch stopwatch;
-    /// Of the latest execution that was not timed.
-    private long issueNanos;
 
     /// A program with all that a step needs made beforehand, since a step allocates nothing.
     private static final class Prepared {
@@ -39,6 +37,8 @@ final class RankExecutor implements AutoCloseable {
         private final Marks marks;
         private final boolean checked;
         private final @Nullable Event reported;
+        /// Of the latest execution that was not timed; 0 before.
+        private long issueNanos;
 
         Prepared(
                 RankProgram program,
@@ -308,7 +308,7 @@ final class RankExecutor implements AutoCloseable {
             watch.issued(System.nanoTime() - began);
         } else {
             prepared.issue(null);
-            issueNanos = System.nanoTime() - began;
+            prepared.issueNanos = System.nanoTime() - began;
         }
         if (prepared.reported != null) {
             prepared.reported.synchronize();
@@ -317,9 +317,10 @@ final class RankExecutor implements AutoCloseable {
         }
     }
 
-    /// What the rank's thread took to issue the latest execution that was not timed.
+    /// What the rank's thread took to issue the latest execution of the timed program that was not timed; NaN where
+    /// there was none.
     double issueSeconds() {
-        return issueNanos * 1e-9;
+        return timed == null || timed.issueNanos == 0 ? Double.NaN : timed.issueNanos * 1e-9;
     }
 
     /// Times the next executions of a program; no lane of any rank is at work.

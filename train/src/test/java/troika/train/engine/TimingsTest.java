@@ -100,6 +100,26 @@ class TimingsTest {
         }
     }
 
+    /// Of a program that was timed whenever it ran, another's issue is not told instead.
+    @Test
+    void whatWasNeverIssuedAsCapturedHasNoSeconds() {
+        TinyRun.Job job = TinyRun.job();
+        List<Device> devices = TinyRun.devices(job.ranks());
+        TrainingPlan plan = job.plan();
+        Engine.Timings timings;
+        try (Engine engine = Engine.inProcess(List.of(plan.train(), plan.evaluate()), devices)) {
+            TinyRun.run(job, plan, engine, 1, step -> {
+                if (step == 1) {
+                    engine.time(0, 1);
+                }
+            });
+            timings = engine.timings();
+        } finally {
+            devices.forEach(Device::close);
+        }
+        assertThat(timings.launchSeconds()).containsOnly(Double.NaN);
+    }
+
     /// Devices have the rates that they are measured to have: a step's products and attention take as long as their
     /// FLOPs at the measured rates, and all ranks' collectives cost something.
     @Test
