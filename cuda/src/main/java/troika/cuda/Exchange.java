@@ -246,6 +246,8 @@ final class Exchange {
                 // Nothing that is under way waits for what is not issued yet: all ranks have met.
                 Driver.streamSynchronize(lane.handle());
                 Driver.memFree(fetched);
+                fetched = 0;
+                fetchedBytes = 0;
             }
             fetched = Driver.memAlloc(bytes);
             fetchedBytes = bytes;
