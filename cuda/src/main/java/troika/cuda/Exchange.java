@@ -1,5 +1,6 @@
 package troika.cuda;
 
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -58,6 +59,8 @@ final class Exchange {
     /// For what was copied to this card and is to be summed; 0 until it is needed.
     private long fetched;
     private long fetchedBytes;
+    /// What was too small; kept, since to free memory would wait for what is under way, in the middle of a step.
+    private final List<Long> outgrown = new ArrayList<>();
     /// For the sums of a small all-reduce.
     private final long small;
     private final long putting;
@@ -155,7 +158,7 @@ final class Exchange {
         begin(lane);
         long longest = longest(starts);
         long slot = storing ? storedSlot() : slot(longest);
-        makeRoom(lane, slot);
+        makeRoom(slot);
         long most = slot - SLACK_BYTES;
         long received = 0;
         for (long at = 0; at < longest; at += most) {
@@ -197,7 +200,7 @@ final class Exchange {
         begin(lane);
         long slot = storedSlot();
         if (storing) {
-            makeRoom(lane, slot);
+            makeRoom(slot);
         }
         int half = refill();
         for (Store store : stores) {
@@ -238,18 +241,17 @@ final class Exchange {
         return Math.ceilDiv(Math.ceilDiv(longest, pieces), SLACK_BYTES) * SLACK_BYTES + SLACK_BYTES;
     }
 
-    /// Takes memory for a slot a peer, when a larger one is needed than ever before.
-    private void makeRoom(CudaStream lane, long slot) {
-        long bytes = fetching ? slot * (ranks.length - 1) : 0;
-        if (bytes > fetchedBytes) {
+    /// Takes memory for a slot a peer, when a larger one is needed than ever before: at least twice as much, so that
+    /// all that was too small is no more than that.
+    private void makeRoom(long slot) {
+        long needed = fetching ? slot * (ranks.length - 1) : 0;
+        if (needed > fetchedBytes) {
+            long bytes = Math.max(needed, Math.min(2 * fetchedBytes, FETCHED_BYTES));
+            long address = Driver.memAlloc(bytes);
             if (fetched != 0) {
-                // Nothing that is under way waits for what is not issued yet: all ranks have met.
-                Driver.streamSynchronize(lane.handle());
-                Driver.memFree(fetched);
-                fetched = 0;
-                fetchedBytes = 0;
+                outgrown.add(fetched);
             }
-            fetched = Driver.memAlloc(bytes);
+            fetched = address;
             fetchedBytes = bytes;
         }
     }
@@ -377,7 +379,8 @@ final class Exchange {
         device.release(() -> Driver.memFree(small));
         stores.forEach(Store::free);
         if (fetched != 0) {
-            device.release(() -> Driver.memFree(fetched));
+            outgrown.add(fetched);
         }
+        outgrown.forEach(address -> device.release(() -> Driver.memFree(address)));
     }
 }

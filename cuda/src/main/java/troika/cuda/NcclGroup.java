@@ -24,8 +24,14 @@ final class NcclGroup {
     /// @param routes of what NCCL does not do
     NcclGroup(List<CudaDevice> devices, Routes routes) {
         CudaGroup own = new CudaGroup(devices, routes);
-        long[] communicators =
-                Nccl.create(devices.stream().map(CudaDevice::ordinal).toList());
+        long[] communicators;
+        try {
+            communicators =
+                    Nccl.create(devices.stream().map(CudaDevice::ordinal).toList());
+        } catch (CudaException | LinkageError e) {
+            own.ranks().forEach(CudaGroup.Rank::close);
+            throw e;
+        }
         for (int i = 0; i < communicators.length; i++) {
             ranks.add(new Rank(own.ranks().get(i), devices.get(i), communicators[i]));
         }
