@@ -50,8 +50,7 @@ public final class CudaCommunicatorProvider implements CommunicatorProvider {
     public List<Communicator> create(List<Device> devices) {
         List<CudaDevice> cards = devices.stream().map(CudaDevice.class::cast).toList();
         CudaGroup.requireSize(cards.size());
-        boolean deterministic = cards.stream().anyMatch(CudaDevice::deterministic);
-        Chosen chosen = choose(cards, deterministic);
+        Chosen chosen = choose(cards, deterministic(cards));
         if (cards.size() > 1) {
             cards.forEach(card -> card.note(chosen.why));
         }
@@ -74,11 +73,8 @@ public final class CudaCommunicatorProvider implements CommunicatorProvider {
 
     /// How the ranks on some cards exchange data: tried where there is something to choose.
     static synchronized Chosen choose(List<CudaDevice> cards, boolean deterministic) {
-        List<Integer> ordinals = cards.stream().map(CudaDevice::ordinal).toList();
-        boolean apart = ordinals.stream().distinct().count() == ordinals.size();
-        boolean found = CudaLibraries.nccl() != null;
-        NcclUse nccl = use(System.getProperty(PROPERTY, ""), cards.size(), apart, deterministic, found);
-        Wanted wanted = new Wanted(ordinals, nccl, Routes.stagedByProperty());
+        NcclUse nccl = use(cards, deterministic);
+        Wanted wanted = new Wanted(cards.stream().map(CudaDevice::ordinal).toList(), nccl, Routes.stagedByProperty());
         Chosen chosen = CHOSEN.get(wanted);
         if (chosen == null) {
             chosen = wanted.staged
@@ -207,16 +203,26 @@ public final class CudaCommunicatorProvider implements CommunicatorProvider {
         return found ? new NcclUse(NcclUse.When.IF_FASTER, "") : never(NOT_FOUND);
     }
 
-    /// What NCCL may take of each of the cards that this process has open.
-    static long ncclBytes(List<CudaDevice> cards) {
+    private static NcclUse use(List<CudaDevice> cards, boolean deterministic) {
         boolean apart = cards.stream().mapToInt(CudaDevice::ordinal).distinct().count() == cards.size();
-        boolean deterministic = cards.stream().anyMatch(CudaDevice::deterministic);
-        String property = System.getProperty(PROPERTY, "");
-        // What cannot be followed is refused when the ranks are connected.
-        if (cards.size() < 2 || !apart || property.equals("own") || CudaLibraries.nccl() == null) {
+        boolean found = CudaLibraries.nccl() != null;
+        return use(System.getProperty(PROPERTY, ""), cards.size(), apart, deterministic, found);
+    }
+
+    private static boolean deterministic(List<CudaDevice> cards) {
+        return cards.stream().anyMatch(CudaDevice::deterministic);
+    }
+
+    /// What NCCL may take of each of some cards, of one rank each or more.
+    static long ncclBytes(List<CudaDevice> cards) {
+        if (cards.size() < 2) {
             return 0;
         }
-        return property.equals("nccl") ? NCCL_USED_BYTES : deterministic ? 0 : NCCL_TRIED_BYTES;
+        return switch (use(cards, deterministic(cards)).when) {
+            case NEVER -> 0;
+            case IF_FASTER -> NCCL_TRIED_BYTES;
+            case ALWAYS -> NCCL_USED_BYTES;
+        };
     }
 
     private static NcclUse never(String why) {

@@ -157,7 +157,7 @@ final class Exchange {
             CudaStream lane, DType dtype, long full, long out, long[] starts, long[] parts, Object collective) {
         begin(lane);
         long longest = longest(starts);
-        long slot = storing ? storedSlot() : slot(longest);
+        long slot = storing ? share(HALF_BYTES) : slot(longest);
         makeRoom(slot);
         long most = slot - SLACK_BYTES;
         long received = 0;
@@ -198,7 +198,7 @@ final class Exchange {
     /// @param tensors where each rank has its summands
     long allReduce(CudaStream lane, DType dtype, long tensor, long bytes, long[] tensors, Object collective) {
         begin(lane);
-        long slot = storedSlot();
+        long slot = share(HALF_BYTES);
         if (storing) {
             makeRoom(slot);
         }
@@ -229,14 +229,14 @@ final class Exchange {
         return HALF_BYTES / (SumParts.MOST - 1) / SLACK_BYTES * SLACK_BYTES - SLACK_BYTES;
     }
 
-    /// The bytes of each reader's slot in a half.
-    private long storedSlot() {
-        return HALF_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+    /// What each of the other ranks has of some bytes; of a half, a reader's slot.
+    private long share(long bytes) {
+        return bytes / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
     }
 
     /// The bytes of each peer's slot where there are no stores, so that pieces are as few as can be, and alike.
     private long slot(long longest) {
-        long most = FETCHED_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES - SLACK_BYTES;
+        long most = share(FETCHED_BYTES) - SLACK_BYTES;
         long pieces = fetching ? Math.max(1, Math.ceilDiv(longest, most)) : 1;
         return Math.ceilDiv(Math.ceilDiv(longest, pieces), SLACK_BYTES) * SLACK_BYTES + SLACK_BYTES;
     }

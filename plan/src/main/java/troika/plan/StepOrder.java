@@ -220,10 +220,10 @@ final class StepOrder {
     private void inTurns(int block, List<Event> events, List<Event> other, Consumer<Event> emit) {
         int[] starts = emitted();
         events.forEach(emit);
-        if (!other.isEmpty()) {
-            int[] middles = emitted();
-            other.forEach(emit);
-            for (int rank = 0; rank < ranks.size() && block < compiler.blockCount() - 1; rank++) {
+        int[] middles = emitted();
+        other.forEach(emit);
+        if (!other.isEmpty() && block < compiler.blockCount() - 1) {
+            for (int rank = 0; rank < ranks.size(); rank++) {
                 ranks.get(rank).builder().interleave(starts[rank], middles[rank]);
             }
         }

@@ -36,42 +36,28 @@ public record Sharing(
 
     /// The same with another ZeRO stage.
     public Sharing withZeroStage(int stage) {
-        return new Sharing(
-                layout,
-                stage,
-                schedule,
-                chunks,
-                sequenceParallel,
-                communicationDtype,
-                overlap,
-                prefetchElements,
-                liveElements);
+        return with(layout, stage, overlap);
     }
 
     /// The same with communication in between.
     public Sharing withoutOverlap() {
-        return new Sharing(
-                layout,
-                zeroStage,
-                schedule,
-                chunks,
-                sequenceParallel,
-                communicationDtype,
-                false,
-                prefetchElements,
-                liveElements);
+        return with(layout, zeroStage, false);
     }
 
     /// The same in another layout.
     public Sharing withLayout(Layout other) {
+        return with(other, zeroStage, overlap);
+    }
+
+    private Sharing with(Layout otherLayout, int otherStage, boolean overlaps) {
         return new Sharing(
-                other,
-                zeroStage,
+                otherLayout,
+                otherStage,
                 schedule,
                 chunks,
                 sequenceParallel,
                 communicationDtype,
-                overlap,
+                overlaps,
                 prefetchElements,
                 liveElements);
     }
