@@ -40,6 +40,13 @@ final class CudaGroup {
     ///
     /// @param devices by rank
     CudaGroup(List<CudaDevice> devices, Routes routes) {
+        this(devices, routes, Exchange.FETCHED_BYTES);
+    }
+
+    /// Makes a group.
+    ///
+    /// @param mostFetched the most bytes that are copied to a card and summed at once
+    CudaGroup(List<CudaDevice> devices, Routes routes, long mostFetched) {
         int size = devices.size();
         requireSize(size);
         rendezvous = new Rendezvous(size, TIMEOUT);
@@ -57,7 +64,7 @@ final class CudaGroup {
         Exchange[] exchanges = new Exchange[size];
         ranks = new Rank[size];
         for (int i = 0; i < size; i++) {
-            exchanges[i] = new Exchange(i, exchanges, routes, meeting, devices);
+            exchanges[i] = new Exchange(i, exchanges, routes, meeting, devices, mostFetched);
             ranks[i] = new Rank(i, devices, exchanges[i]);
         }
     }

@@ -35,9 +35,11 @@ import troika.tensor.DType;
 /// recorded anew behind the meeting of the other, likewise.
 final class Exchange {
     static final long HALF_BYTES = 8L << 20;
-    /// The most of summands that are copied from other cards, where there are no stores. A piece's sum waits until
-    /// the products under way leave multiprocessors to it, some as long as a millisecond: so pieces are few.
-    private static final long FETCHED_BYTES = 256L << 20;
+    /// The most of what is copied to this card and summed at once. A sum waits until the products under way leave
+    /// multiprocessors to it, some as long as a millisecond: so sums are few.
+    static final long FETCHED_BYTES = 256L << 20;
+    /// Where there are stores, links are slow, and cards small.
+    private static final long FETCHED_FROM_STORES_BYTES = 64L << 20;
     private static final int HALVES = 2;
     /// Room to move a piece in its slot, for addresses that are alike modulo 16.
     private static final long SLACK_BYTES = 256;
@@ -59,6 +61,7 @@ final class Exchange {
     /// For what was copied to this card and is to be summed; 0 until it is needed.
     private long fetched;
     private long fetchedBytes;
+    private long mostFetched;
     /// What was too small; kept, since to free memory would wait for what is under way, in the middle of a step.
     private final List<Long> outgrown = new ArrayList<>();
     /// For the sums of a small all-reduce.
@@ -75,7 +78,8 @@ final class Exchange {
 
     /// @param ranks of the group, of which this is to be one
     /// @param devices by rank
-    Exchange(int rank, Exchange[] ranks, Routes routes, Meeting meeting, List<CudaDevice> devices) {
+    /// @param mostFetched the most bytes that are copied to this card and summed at once, at least [#HALF_BYTES]
+    Exchange(int rank, Exchange[] ranks, Routes routes, Meeting meeting, List<CudaDevice> devices, long mostFetched) {
         this.rank = rank;
         this.ranks = ranks;
         this.meeting = meeting;
@@ -94,6 +98,7 @@ final class Exchange {
         }
         stores = List.copyOf(made.values());
         storing = !routes.allDirect();
+        this.mostFetched = storing ? Math.min(mostFetched, FETCHED_FROM_STORES_BYTES) : mostFetched;
         anyDirect = routes.anyDirect();
         sums = new SumParts(device);
         small = Driver.memAlloc(CudaGroup.SMALL_BYTES);
@@ -136,8 +141,7 @@ final class Exchange {
                 long bytes = bytes(starts, peer, at, most);
                 if (bytes > 0) {
                     await(lane, peer, half);
-                    long store = ranks[peer].stored[rank];
-                    long from = store == 0 ? shards[peer] + at : half(store, half);
+                    long from = source(peer, half, 0, shards[peer] + at);
                     copy(full + starts[peer] + at, from, bytes, lane.handle());
                     received += bytes;
                 }
@@ -157,9 +161,10 @@ final class Exchange {
             CudaStream lane, DType dtype, long full, long out, long[] starts, long[] parts, Object collective) {
         begin(lane);
         long longest = longest(starts);
-        long slot = storing ? share(HALF_BYTES) : slot(longest);
-        makeRoom(slot);
-        long most = slot - SLACK_BYTES;
+        long slot = slot();
+        long summed = roomFor(longest);
+        long room = summed + SLACK_BYTES;
+        long most = storing ? slot - SLACK_BYTES : summed;
         long received = 0;
         for (long at = 0; at < longest; at += most) {
             int half = refill();
@@ -172,20 +177,25 @@ final class Exchange {
             }
             meet(half, collective);
             long bytes = bytes(starts, rank, at, most);
-            if (bytes > 0) {
-                for (int peer = 0; peer < ranks.length; peer++) {
-                    if (peer != rank) {
-                        await(lane, peer, half);
-                        long from = slot * ranks[peer].place(rank);
-                        arguments[peer] = summand(lane, peer, slot, half, from, bytes, parts[peer] + at, out + at);
-                        received += bytes;
+            long first = at / summed * summed;
+            for (int peer = 0; peer < ranks.length && bytes > 0; peer++) {
+                if (peer != rank) {
+                    await(lane, peer, half);
+                    if (near[peer]) {
+                        arguments[peer] = parts[peer] + first;
+                    } else {
+                        long from = source(peer, half, slot * ranks[peer].place(rank), parts[peer] + at);
+                        arguments[peer] = target(peer, room, out + first);
+                        copy(target(peer, room, out + first) + at - first, from, bytes, lane.handle());
                     }
+                    received += bytes;
                 }
             }
             emptied(lane, half);
-            if (bytes > 0) {
-                arguments[rank] = full + starts[rank] + at;
-                sums.enqueue(lane, dtype, arguments, ranks.length, out + at, bytes / dtype.bytes());
+            long end = at + bytes;
+            if (bytes > 0 && (end == first + summed || end == starts[rank + 1] - starts[rank])) {
+                arguments[rank] = full + starts[rank] + first;
+                sums.enqueue(lane, dtype, arguments, ranks.length, out + first, (end - first) / dtype.bytes());
             }
         }
         end(lane, collective);
@@ -198,10 +208,8 @@ final class Exchange {
     /// @param tensors where each rank has its summands
     long allReduce(CudaStream lane, DType dtype, long tensor, long bytes, long[] tensors, Object collective) {
         begin(lane);
-        long slot = share(HALF_BYTES);
-        if (storing) {
-            makeRoom(slot);
-        }
+        long room = aligned(bytes) + SLACK_BYTES;
+        makeRoom(storing ? room : 0);
         int half = refill();
         for (Store store : stores) {
             copy(half(store.address(), half), tensor, bytes, putting);
@@ -211,9 +219,11 @@ final class Exchange {
             if (peer != rank) {
                 await(lane, peer, half);
                 // What is so small the kernel may well read over a link.
-                arguments[peer] = ranks[peer].stored[rank] == 0
-                        ? tensors[peer]
-                        : summand(lane, peer, slot, half, 0, bytes, tensors[peer], tensor);
+                arguments[peer] = tensors[peer];
+                if (ranks[peer].stored[rank] != 0) {
+                    arguments[peer] = target(peer, room, tensor);
+                    copy(target(peer, room, tensor), source(peer, half, 0, 0), bytes, lane.handle());
+                }
             }
         }
         emptied(lane, half);
@@ -229,24 +239,50 @@ final class Exchange {
         return HALF_BYTES / (SumParts.MOST - 1) / SLACK_BYTES * SLACK_BYTES - SLACK_BYTES;
     }
 
-    /// What each of the other ranks has of some bytes; of a half, a reader's slot.
-    private long share(long bytes) {
-        return bytes / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
+    /// The bytes of each reader's slot in a half.
+    private long slot() {
+        return HALF_BYTES / Math.max(1, ranks.length - 1) / SLACK_BYTES * SLACK_BYTES;
     }
 
-    /// The bytes of each peer's slot where there are no stores, so that pieces are as few as can be, and alike.
-    private long slot(long longest) {
-        long most = share(FETCHED_BYTES) - SLACK_BYTES;
-        long pieces = fetching ? Math.max(1, Math.ceilDiv(longest, most)) : 1;
-        return Math.ceilDiv(Math.ceilDiv(longest, pieces), SLACK_BYTES) * SLACK_BYTES + SLACK_BYTES;
+    /// The bytes of a part that are summed at once, for which there is room then. On a full card they are fewer.
+    private long roomFor(long longest) {
+        while (true) {
+            long summed = summed(longest);
+            try {
+                makeRoom(summed + SLACK_BYTES);
+                return summed;
+            } catch (CudaException e) {
+                if (e.status() != CudaException.OUT_OF_MEMORY || mostFetched / 2 < HALF_BYTES) {
+                    throw e;
+                }
+                mostFetched /= 2;
+            }
+        }
     }
 
-    /// Takes memory for a slot a peer, when a larger one is needed than ever before: at least twice as much, so that
-    /// all that was too small is no more than that.
-    private void makeRoom(long slot) {
-        long needed = fetching ? slot * (ranks.length - 1) : 0;
+    /// The bytes of a part that are to be summed at once: of even sums, as few as can be; where there are stores, of
+    /// whole
+    /// pieces.
+    private long summed(long longest) {
+        long peers = Math.max(1, ranks.length - 1);
+        if (storing) {
+            long piece = slot() - SLACK_BYTES;
+            return Math.clamp(Math.ceilDiv(longest, piece), 1, (mostFetched / peers - SLACK_BYTES) / piece) * piece;
+        }
+        long sums = fetching ? Math.ceilDiv(longest, mostFetched / peers - 2 * SLACK_BYTES) : 1;
+        return aligned(Math.ceilDiv(longest, Math.max(1, sums)));
+    }
+
+    private static long aligned(long bytes) {
+        return Math.ceilDiv(bytes, SLACK_BYTES) * SLACK_BYTES;
+    }
+
+    /// Takes memory for what is copied from each peer, when more is needed than ever before: at least twice as much,
+    /// so that all that was too small is no more than that.
+    private void makeRoom(long room) {
+        long needed = fetching ? room * (ranks.length - 1) : 0;
         if (needed > fetchedBytes) {
-            long bytes = Math.max(needed, Math.min(2 * fetchedBytes, FETCHED_BYTES));
+            long bytes = Math.max(needed, Math.min(2 * fetchedBytes, mostFetched));
             long address = Driver.memAlloc(bytes);
             if (fetched != 0) {
                 outgrown.add(fetched);
@@ -271,22 +307,20 @@ final class Exchange {
         Driver.streamWaitEvent(lane.handle(), owner.stored[rank] == 0 ? owner.ready : owner.filled[half]);
     }
 
-    /// Where a peer's summands lie: in its memory, or in this rank's, copied from the peer's store. This
-    /// rank's is the lane's alone, so that it is used by one piece behind the other.
+    /// Where this rank reads what a peer has: in the peer's memory, or in its store.
     ///
-    /// @param slot the bytes of each peer's
-    /// @param from where they lie in the half of the store
-    /// @param direct where they lie in the peer's memory
-    /// @param like an address that the copy is to be like modulo 16, so that sums move 16 bytes at a time
-    private long summand(
-            CudaStream lane, int peer, long slot, int half, long from, long bytes, long direct, long like) {
-        if (near[peer]) {
-            return direct;
-        }
+    /// @param from where it lies in the half of the store
+    private long source(int peer, int half, long from, long direct) {
         long store = ranks[peer].stored[rank];
-        long to = fetched + slot * place(peer) + like % 16;
-        copy(to, store == 0 ? direct : half(store, half) + from, bytes, lane.handle());
-        return to;
+        return store == 0 ? direct : half(store, half) + from;
+    }
+
+    /// Where a peer's summands are copied to. That memory is the lane's alone, so that it is used by one sum behind
+    /// the other.
+    ///
+    /// @param like an address that this one is to be like modulo 16, so that sums move 16 bytes at a time
+    private long target(int peer, long room, long like) {
+        return fetched + room * place(peer) + like % 16;
     }
 
     /// The copies to stores start when the lane comes here.

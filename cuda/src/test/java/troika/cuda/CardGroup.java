@@ -44,6 +44,13 @@ final class CardGroup implements AutoCloseable {
     ///
     /// @param ways as far as the cards have them; otherwise through the host
     CardGroup(int ranks, Ways ways) {
+        this(ranks, ways, Exchange.FETCHED_BYTES);
+    }
+
+    /// As above.
+    ///
+    /// @param mostFetched the most bytes that are copied to a card and summed at once
+    CardGroup(int ranks, Ways ways, long mostFetched) {
         String[] cards = System.getProperty("troika.test.cards", "0").split(",", -1);
         String specification = IntStream.range(0, ranks)
                 .mapToObj(rank -> cards[rank % cards.length])
@@ -55,7 +62,7 @@ final class CardGroup implements AutoCloseable {
         }
         devices.forEach(device -> ballast.add(device.allocate("ballast", BALLAST_BYTES)));
         threads = Executors.newFixedThreadPool(ranks);
-        communicators = group(ways);
+        communicators = new CudaGroup(devices, routes(ways), mostFetched).ranks();
     }
 
     /// Another group of the same ranks.

@@ -87,6 +87,15 @@ class CudaGroupTest {
         }
     }
 
+    /// Several sums, each of several pieces.
+    @ParameterizedTest
+    @CsvSource({"2, DIRECT", "2, HOST", "3, DIRECT", "3, HOST", "3, STAR", "3, MIXED"})
+    void partsLargerThanWhatIsSummedAtOnce(int ranks, Ways ways) throws Exception {
+        try (CardGroup group = new CardGroup(ranks, ways, 2 * Exchange.HALF_BYTES)) {
+            new Rounds(group, Collective.REDUCE_SCATTER, DType.F32, 9_500_003, 2).run();
+        }
+    }
+
     /// Rounds of one collective: each rank's inputs of all rounds lie ready on the card.
     private static final class Rounds {
         private final CardGroup group;
