@@ -37,7 +37,9 @@ final class CudaStream implements Stream {
         this.name = name;
         this.workspace = workspace;
         device.bind();
-        handle = Driver.streamCreate();
+        // A lane without kernels of its own has only the sums of collectives: they are short, and others wait for
+        // them. Otherwise they would come behind all blocks of the product under way, where it has many.
+        handle = workspace == null ? Driver.streamCreateUrgent() : Driver.streamCreate();
         mark = Driver.memHostAlloc(Integer.BYTES);
         NativeMemory.ALL.set(ValueLayout.JAVA_INT, mark, -1);
     }

@@ -27,6 +27,8 @@ final class Driver {
 
     private static final int HOST_PORTABLE = 1;
     private static final int STREAM_NON_BLOCKING = 1;
+    /// Lower numbers come first, and streams have 0 unless told otherwise.
+    private static final int URGENT = -1;
     private static final int EVENT_DISABLE_TIMING = 2;
     private static final int CAPTURE_RELAXED = 2;
 
@@ -53,6 +55,8 @@ final class Driver {
     private static final MethodHandle SET_D32 = handle("cuMemsetD32Async", JAVA_LONG, JAVA_INT, JAVA_LONG, JAVA_LONG);
 
     private static final MethodHandle STREAM_CREATE = handle("cuStreamCreate", JAVA_LONG, JAVA_INT);
+    private static final MethodHandle STREAM_CREATE_WITH_PRIORITY =
+            handle("cuStreamCreateWithPriority", JAVA_LONG, JAVA_INT, JAVA_INT);
     private static final MethodHandle STREAM_DESTROY = handle("cuStreamDestroy_v2", JAVA_LONG);
     private static final MethodHandle STREAM_SYNCHRONIZE = handle("cuStreamSynchronize", JAVA_LONG);
     private static final MethodHandle STREAM_WAIT = handle("cuStreamWaitEvent", JAVA_LONG, JAVA_LONG, JAVA_INT);
@@ -211,6 +215,14 @@ final class Driver {
     /// A stream that does not wait for the default stream.
     static long streamCreate() {
         return created("cuStreamCreate", out -> li(STREAM_CREATE, out, STREAM_NON_BLOCKING))
+                .get(JAVA_LONG, 0);
+    }
+
+    /// A stream whose kernels get multiprocessors before those of others, as these become free.
+    static long streamCreateUrgent() {
+        return created(
+                        "cuStreamCreateWithPriority",
+                        out -> lii(STREAM_CREATE_WITH_PRIORITY, out, STREAM_NON_BLOCKING, URGENT))
                 .get(JAVA_LONG, 0);
     }
 
@@ -414,6 +426,14 @@ final class Driver {
     private static int li(MethodHandle function, long a, int b) {
         try {
             return (int) function.invokeExact(a, b);
+        } catch (Throwable e) {
+            throw Native.failed("a function of the CUDA driver", e);
+        }
+    }
+
+    private static int lii(MethodHandle function, long a, int b, int c) {
+        try {
+            return (int) function.invokeExact(a, b, c);
         } catch (Throwable e) {
             throw Native.failed("a function of the CUDA driver", e);
         }
