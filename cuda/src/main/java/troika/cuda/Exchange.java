@@ -260,9 +260,8 @@ final class Exchange {
         }
     }
 
-    /// The bytes of a part that are to be summed at once: of even sums, as few as can be; where there are stores, of
-    /// whole
-    /// pieces.
+    /// The bytes of a part that are to be summed at once: as few sums as can be, and alike; where there are stores,
+    /// of whole pieces.
     private long summed(long longest) {
         long peers = Math.max(1, ranks.length - 1);
         if (storing) {
