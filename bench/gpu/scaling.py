@@ -110,11 +110,12 @@ def layouts(n, kinds):
             for schedule, count in (("1f1b", 4), ("1f1b", 8), ("zero-bubble", 8))]
     if n >= 3:
         rows += [
-            ("hybrid", layout, range(3), f"--layout '{layout}' {MICROBATCHES}", {}) for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
+            ("hybrid", layout, range(3), f"--layout '{layout}' --pipeline-schedule zero-bubble {MICROBATCHES}", {})
+            for layout in ("0,1:dp2 | 2", "0,1:tp2 | 2")]
     if n >= 4 and n % 2 == 0:
         rows += [
             ("hybrid", f"dp {n // 2} × tp 2", range(n), f"--tensor-parallel 2 {MICROBATCHES}", {}),
-            ("hybrid", f"dp {n // 2} × pp 2", range(n), f"--pipeline-parallel 2 --pipeline-schedule 1f1b {MICROBATCHES}", {}),
+            ("hybrid", f"dp {n // 2} × pp 2", range(n), f"--pipeline-parallel 2 --pipeline-schedule zero-bubble {MICROBATCHES}", {}),
         ]
     for size in counts:
         rows += [("forced", f"dp {size}, ZeRO-3, {by}", range(size), "--zero-stage 3", environment) for by, environment in FORCED.items()]
