@@ -178,18 +178,18 @@ final class Exchange {
             meet(half, collective);
             long bytes = bytes(starts, rank, at, most);
             long first = at / summed * summed;
-            for (int peer = 0; peer < ranks.length && bytes > 0; peer++) {
-                if (peer != rank) {
-                    await(lane, peer, half);
-                    if (near[peer]) {
-                        arguments[peer] = parts[peer] + first;
-                    } else {
-                        long from = source(peer, half, slot * ranks[peer].place(rank), parts[peer] + at);
-                        arguments[peer] = target(peer, room, out + first);
-                        copy(target(peer, room, out + first) + at - first, from, bytes, lane.handle());
-                    }
-                    received += bytes;
+            // Each rank begins with another peer: else all would read of one at a time.
+            for (int i = 1; i < ranks.length && bytes > 0; i++) {
+                int peer = (rank + i) % ranks.length;
+                await(lane, peer, half);
+                if (near[peer]) {
+                    arguments[peer] = parts[peer] + first;
+                } else {
+                    long from = source(peer, half, slot * ranks[peer].place(rank), parts[peer] + at);
+                    arguments[peer] = target(peer, room, out + first);
+                    copy(target(peer, room, out + first) + at - first, from, bytes, lane.handle());
                 }
+                received += bytes;
             }
             emptied(lane, half);
             long end = at + bytes;

@@ -1,5 +1,8 @@
 package troika.plan;
 
+import java.util.EnumSet;
+import java.util.Set;
+
 /// A queue of a rank's instructions, which run in order; different lanes run at the same time.
 public enum Lane {
     COMPUTE,
@@ -10,5 +13,12 @@ public enum Lane {
     SEND,
     RECEIVE,
     UPLOAD,
-    DOWNLOAD
+    DOWNLOAD;
+
+    static final Set<Lane> BETWEEN_RANKS = EnumSet.of(TENSOR, COMMUNICATION, SEND, RECEIVE);
+
+    /// Whether it moves data between ranks.
+    public boolean betweenRanks() {
+        return BETWEEN_RANKS.contains(this);
+    }
 }

@@ -135,11 +135,13 @@ final class RankUpdate {
         communicate(Instruction.Kind.REDUCE, group, m, calls);
     }
 
-    /// The sum of squares of what this rank counts of the gradients.
+    /// The sum of squares of what this rank counts of the gradients. The last groups come first, as their gradients do,
+    /// so that only the first waits for the end of the reductions.
     void squares() {
-        List<Call> squares = new ArrayList<>();
         int sum = builder.find("sumSquares");
-        for (ParameterGroup group : part.groups()) {
+        int before = builder.drafts().size();
+        for (ParameterGroup group : part.groups().reversed()) {
+            List<Call> squares = new ArrayList<>();
             int gradients = builder.find("gradients:" + group.name());
             long base = tensors.shardedGradients(group) ? tensors.shardStart(group) : 0;
             for (Range range : counted(group)) {
@@ -147,11 +149,12 @@ final class RankUpdate {
                         gradients, "norm:" + group.name(), range.start() - base, DType.F32, new Shape(range.size()));
                 squares.add(new Call(new Op.SumSquares(true), List.of(own), List.of(sum)));
             }
+            builder.emit(Instruction.Kind.NORM, Lane.COMPUTE, -1, group.index(), -1, squares);
         }
-        if (squares.isEmpty()) {
-            squares.add(new Call(new Op.Zero(), List.of(), List.of(sum)));
+        if (builder.drafts().size() == before) {
+            builder.emit(
+                    Instruction.Kind.NORM, Lane.COMPUTE, List.of(new Call(new Op.Zero(), List.of(), List.of(sum))));
         }
-        builder.emit(Instruction.Kind.NORM, Lane.COMPUTE, squares);
     }
 
     /// The elements of a group that this rank counts: of its shard, those that no other rank counts.

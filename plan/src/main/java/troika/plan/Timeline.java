@@ -4,13 +4,11 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.Comparator;
-import java.util.EnumSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
+import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import tools.jackson.databind.json.JsonMapper;
 
@@ -20,7 +18,6 @@ import tools.jackson.databind.json.JsonMapper;
 /// @param ranks by rank: its instructions in the order of their starts
 /// @param stepEnds of each step, over all ranks
 public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double> stepEnds) {
-    private static final Set<Lane> BETWEEN_RANKS = EnumSet.of(Lane.TENSOR, Lane.COMMUNICATION, Lane.SEND, Lane.RECEIVE);
 
     /// An instruction at work; a transfer starts when all its ranks are there.
     ///
@@ -115,7 +112,7 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
 
     /// Seconds in which a rank computes.
     public double computeSeconds(int rank) {
-        return seconds(rank, EnumSet.of(Lane.COMPUTE));
+        return seconds(rank, lane -> lane == Lane.COMPUTE);
     }
 
     /// The part of all the time in which a rank does not compute.
@@ -125,7 +122,7 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
 
     /// Seconds in which bytes move between a rank and others, of each lane added up.
     public double communicationSeconds(int rank) {
-        return seconds(rank, BETWEEN_RANKS);
+        return seconds(rank, Lane::betweenRanks);
     }
 
     /// The part of a rank's communication during which it computes; 1 where there is none.
@@ -136,7 +133,7 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
         }
         List<Span> compute = lane(rank, Lane.COMPUTE);
         double hidden = 0;
-        for (Lane lane : BETWEEN_RANKS) {
+        for (Lane lane : Lane.BETWEEN_RANKS) {
             int i = 0;
             for (Span span : lane(rank, lane)) {
                 while (i < compute.size() && compute.get(i).end() <= span.start()) {
@@ -160,9 +157,9 @@ public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double>
                 .sum();
     }
 
-    private double seconds(int rank, Collection<Lane> lanes) {
+    private double seconds(int rank, Predicate<Lane> lanes) {
         return ranks.get(rank).stream()
-                .filter(span -> lanes.contains(span.lane()))
+                .filter(span -> lanes.test(span.lane()))
                 .mapToDouble(Span::seconds)
                 .sum();
     }

@@ -3,9 +3,11 @@ package troika.train.engine;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.EnumMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.Predicate;
 import org.jspecify.annotations.Nullable;
 import troika.plan.Call;
@@ -171,12 +173,20 @@ final class RankExecutor implements AutoCloseable {
             Stream.@Nullable Graph graph,
             Event[] records) {}
 
-    /// Splits a program into runs of instructions that follow one another in issue order and lane, and of
-    /// which only the first waits for something that its lane has not waited for before. A small model is
-    /// bound by launches, and a run is one.
+    /// Splits a program into runs of instructions that follow one another in issue order and lane. Of a run only the
+    /// first waits for something that its lane has not waited for before, and for none but the last do
+    /// collectives and transfers wait: thus the next step's first weights are gathered while others are still
+    /// updated. A small model is bound by launches, and a run is one.
     ///
     /// @param join whether an instruction may be in a run with others
     private static List<List<Instruction>> runs(List<Instruction> instructions, Predicate<Instruction> join) {
+        Set<Integer> awaited = new HashSet<>();
+        for (Instruction instruction : instructions) {
+            if (instruction.lane().betweenRanks()) {
+                awaited.addAll(instruction.after());
+                awaited.addAll(instruction.afterPrevious());
+            }
+        }
         List<List<Instruction>> runs = new ArrayList<>();
         Map<Lane, Waited> waited = new EnumMap<>(Lane.class);
         @Nullable Lane lane = null;
@@ -187,7 +197,7 @@ final class RankExecutor implements AutoCloseable {
             if (!joins || waits || instruction.lane() != lane) {
                 runs.add(new ArrayList<>());
             }
-            lane = joins ? instruction.lane() : null;
+            lane = joins && !awaited.contains(instruction.id()) ? instruction.lane() : null;
             runs.getLast().add(instruction);
         }
         return runs;
