@@ -1,6 +1,7 @@
 package troika.cuda;
 
 import java.time.Duration;
+import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
@@ -63,9 +64,15 @@ final class CudaGroup {
         }
         Exchange[] exchanges = new Exchange[size];
         ranks = new Rank[size];
-        for (int i = 0; i < size; i++) {
-            exchanges[i] = new Exchange(i, exchanges, routes, meeting, devices, mostFetched);
-            ranks[i] = new Rank(i, devices, exchanges[i]);
+        int made = 0;
+        try {
+            for (; made < size; made++) {
+                exchanges[made] = new Exchange(made, exchanges, routes, meeting, devices, mostFetched);
+                ranks[made] = new Rank(made, devices, exchanges[made]);
+            }
+        } catch (RuntimeException | Error e) {
+            Arrays.stream(ranks, 0, made).forEach(Rank::close);
+            throw e;
         }
     }
 

@@ -2,7 +2,10 @@ package troika.cuda;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.LongConsumer;
 import troika.comm.Communicator;
 import troika.tensor.DType;
 import troika.tensor.Stream;
@@ -62,6 +65,8 @@ final class NcclGroup {
         private final CudaDevice device;
         /// NCCL's; 0 when it has ended.
         private final AtomicLong communicator;
+        /// Held in NCCL's calls, so that none is in a communicator that ends.
+        private final ReentrantLock calling = new ReentrantLock();
 
         private final AtomicLong received = new AtomicLong();
         private final Runnable closing = this::close;
@@ -90,7 +95,7 @@ final class NcclGroup {
                 return;
             }
             long on = own.checked(stream, "allReduce").handle();
-            Nccl.allReduce(present(), tensor.address(), tensor.address(), tensor.elements(), DType.F32, on);
+            call(nccl -> Nccl.allReduce(nccl, tensor.address(), tensor.address(), tensor.elements(), DType.F32, on));
             received.addAndGet(2 * tensor.bytes() * (size() - 1) / size());
         }
 
@@ -109,16 +114,16 @@ final class NcclGroup {
             long on = stream.handle();
             DType dtype = full.dtype();
             if (alike) {
-                Nccl.reduceScatter(present(), full.address(), shard.address(), shard.elements(), dtype, on);
+                call(nccl -> Nccl.reduceScatter(nccl, full.address(), shard.address(), shard.elements(), dtype, on));
             } else {
-                Nccl.together(present(), () -> {
+                call(nccl -> Nccl.together(nccl, () -> {
                     for (int root = 0; root < size(); root++) {
                         long from = full.address() + starts[root] * dtype.bytes();
                         // Only the root's is written.
                         long to = root == rank() ? shard.address() : from;
-                        Nccl.reduce(present(), from, to, starts[root + 1] - starts[root], dtype, root, on);
+                        Nccl.reduce(nccl, from, to, starts[root + 1] - starts[root], dtype, root, on);
                     }
-                });
+                }));
             }
             received.addAndGet(shard.bytes() * (size() - 1));
         }
@@ -133,15 +138,15 @@ final class NcclGroup {
             long on = stream.handle();
             DType dtype = full.dtype();
             if (alike) {
-                Nccl.allGather(present(), shard.address(), full.address(), shard.elements(), dtype, on);
+                call(nccl -> Nccl.allGather(nccl, shard.address(), full.address(), shard.elements(), dtype, on));
             } else {
-                Nccl.together(present(), () -> {
+                call(nccl -> Nccl.together(nccl, () -> {
                     for (int root = 0; root < size(); root++) {
                         long to = full.address() + starts[root] * dtype.bytes();
                         long from = root == rank() ? shard.address() : to;
-                        Nccl.broadcast(present(), from, to, starts[root + 1] - starts[root], dtype, root, on);
+                        Nccl.broadcast(nccl, from, to, starts[root + 1] - starts[root], dtype, root, on);
                     }
-                });
+                }));
             }
             received.addAndGet(full.bytes() - shard.bytes());
         }
@@ -181,18 +186,34 @@ final class NcclGroup {
             return own.bytesReceived() + received.get();
         }
 
-        private long present() {
-            long present = communicator.get();
-            if (present == 0) {
-                throw new IllegalStateException("rank " + rank() + "'s group has ended");
+        private void call(LongConsumer nccl) {
+            calling.lock();
+            try {
+                long present = communicator.get();
+                if (present == 0) {
+                    throw new IllegalStateException("rank " + rank() + "'s group has ended");
+                }
+                nccl.accept(present);
+            } finally {
+                calling.unlock();
             }
-            return present;
         }
 
+        /// Any thread may end it. A call that does not return within a second waits for other ranks: NCCL lets it end
+        /// then.
         private void end() {
+            boolean locked = false;
+            try {
+                locked = calling.tryLock(1, TimeUnit.SECONDS);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
             long present = communicator.getAndSet(0);
             if (present != 0) {
                 device.release(() -> Nccl.abort(present));
+            }
+            if (locked) {
+                calling.unlock();
             }
         }
 

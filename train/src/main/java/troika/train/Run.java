@@ -44,7 +44,7 @@ import troika.train.engine.NonFinite;
 final class Run implements AutoCloseable {
     private static final String TRAIN = "train";
     private static final String EVALUATE = "evaluate";
-    private static final long LOOK_NANOS = 1_000_000_000;
+    private static final long LOOK_NANOS = 10_000_000_000L;
 
     private final TrainingOptions options;
     private final TrainingListener listener;

@@ -88,6 +88,7 @@ public final class Engine implements AutoCloseable {
         DRAIN,
         TIME,
         INSPECT,
+        STOP,
         CLOSE
     }
 
@@ -233,6 +234,15 @@ public final class Engine implements AutoCloseable {
         }
         closed = true;
         groups.abort(new IllegalStateException("the engine is closed"));
+        int stopping = 0;
+        for (Rank rank : ranks) {
+            if (rank.thread.isAlive()) {
+                rank.submit(Job.STOP, 0);
+                stopping++;
+            }
+        }
+        // No rank's memory goes while another one's card may still read it.
+        finished.acquireUninterruptibly(stopping);
         for (Rank rank : ranks) {
             rank.submit(Job.CLOSE, 0);
         }
@@ -348,14 +358,17 @@ public final class Engine implements AutoCloseable {
         private void loop() {
             while (true) {
                 submitted.acquireUninterruptibly();
+                RankExecutor own = executor;
                 if (job == Job.CLOSE) {
-                    if (executor != null) {
-                        executor.close();
+                    if (own != null) {
+                        own.close();
                     }
                     return;
                 }
                 try {
-                    if (!failed) {
+                    if (job == Job.STOP && own != null) {
+                        own.stop();
+                    } else if (!failed) {
                         work();
                     }
                 } catch (DeviceException e) {
@@ -417,7 +430,7 @@ public final class Engine implements AutoCloseable {
                                     new Inspection(
                                             device,
                                             programs.get(program).ranks().get(index)));
-                case CLOSE -> {}
+                case STOP, CLOSE -> {}
             }
         }
     }

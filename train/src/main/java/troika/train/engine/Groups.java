@@ -140,9 +140,20 @@ final class Groups implements AutoCloseable {
         return ends.get(program).get(rank);
     }
 
-    /// Makes all that is under way in any group, or to come, fail.
+    /// Makes all that is under way in any group, or to come, fail. At once: the end of one group may wait for what
+    /// another has under way on the same device.
     void abort(Throwable cause) {
-        all().forEach(communicator -> communicator.abort(cause));
+        List<Thread> aborts = all().stream()
+                .map(communicator -> Thread.ofPlatform().daemon().start(() -> communicator.abort(cause)))
+                .toList();
+        for (Thread abort : aborts) {
+            try {
+                abort.join();
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+                return;
+            }
+        }
     }
 
     /// Bytes that a rank has received so far, in all groups.

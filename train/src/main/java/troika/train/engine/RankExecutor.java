@@ -179,7 +179,7 @@ final class RankExecutor implements AutoCloseable {
     /// updated. A small model is bound by launches, and a run is one.
     ///
     /// @param join whether an instruction may be in a run with others
-    private static List<List<Instruction>> runs(List<Instruction> instructions, Predicate<Instruction> join) {
+    static List<List<Instruction>> runs(List<Instruction> instructions, Predicate<Instruction> join) {
         Set<Integer> awaited = new HashSet<>();
         for (Instruction instruction : instructions) {
             if (instruction.lane().betweenRanks()) {
@@ -403,9 +403,15 @@ final class RankExecutor implements AutoCloseable {
         return found;
     }
 
+    /// Ends the lanes, when they are done; what others may still read of this rank's memory stays.
+    void stop() {
+        streams.values().forEach(Stream::close);
+        streams.clear();
+    }
+
     @Override
     public void close() {
-        streams.values().forEach(Stream::close);
+        stop();
         Arrays.fill(programs, null);
         memory.close();
     }
