@@ -130,14 +130,16 @@ final class Placement {
         deviceBytes = Math.max(deviceBytes, free.peak());
     }
 
-    /// The last instruction of the next block that is computed behind instruction `d`, or of all.
+    /// The last instruction of the next block that is computed behind instruction `d`, or of all. The embedding, the
+    /// first block, is none for gradients: it takes no time in which they could travel.
     ///
     /// @param together microbatches whose block counts as one
     private static int nextBlockEnd(List<RankBuilder.Draft> drafts, int d, int together) {
         int end = -1;
+        int firstBlock = drafts.get(d).kind() == Instruction.Kind.REDUCE ? 1 : 0;
         for (int i = d + 1; i < drafts.size(); i++) {
             RankBuilder.Draft draft = drafts.get(i);
-            if (draft.lane() == Lane.COMPUTE && draft.block() >= 0) {
+            if (draft.lane() == Lane.COMPUTE && draft.block() >= firstBlock) {
                 if (end >= 0
                         && (draft.block() != drafts.get(end).block()
                                 || draft.microbatch() / together
