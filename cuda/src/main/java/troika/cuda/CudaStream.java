@@ -37,8 +37,8 @@ final class CudaStream implements Stream {
         this.name = name;
         this.workspace = workspace;
         device.bind();
-        // A lane without kernels of its own has only the sums of collectives: they are short, and others wait for
-        // them. Otherwise they would come behind all blocks of the product under way, where it has many.
+        // A lane without a workspace only moves data, sums it and adds it up: that is short, and other ranks wait
+        // for it. Otherwise it would come behind all blocks of the product under way, where that has many.
         handle = workspace == null ? Driver.streamCreateUrgent() : Driver.streamCreate();
         mark = Driver.memHostAlloc(Integer.BYTES);
         NativeMemory.ALL.set(ValueLayout.JAVA_INT, mark, -1);

@@ -277,7 +277,7 @@ final class Exchange {
     }
 
     /// Takes memory for what is copied from each peer, when more is needed than ever before: at least twice as much,
-    /// so that all that was too small is no more than that.
+    /// or the most, so that all that was too small is less than twice the most.
     private void makeRoom(long room) {
         long needed = fetching ? room * (ranks.length - 1) : 0;
         if (needed > fetchedBytes) {

@@ -202,9 +202,9 @@ final class NcclGroup {
         /// Any thread may end it. A call that does not return within a second waits for other ranks: NCCL lets it end
         /// then.
         private void end() {
-            boolean locked = false;
+            boolean locked = calling.tryLock();
             try {
-                locked = calling.tryLock(1, TimeUnit.SECONDS);
+                locked = locked || calling.tryLock(1, TimeUnit.SECONDS);
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
             }

@@ -87,7 +87,7 @@ class CudaGroupTest {
         }
     }
 
-    /// Several sums, each of several pieces.
+    /// Several sums, of several pieces each where there are stores.
     @ParameterizedTest
     @CsvSource({"2, DIRECT", "2, HOST", "3, DIRECT", "3, HOST", "3, STAR", "3, MIXED"})
     void partsLargerThanWhatIsSummedAtOnce(int ranks, Ways ways) throws Exception {

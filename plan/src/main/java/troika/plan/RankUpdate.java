@@ -136,7 +136,7 @@ final class RankUpdate {
     }
 
     /// The sum of squares of what this rank counts of the gradients. The last groups come first, as their gradients do,
-    /// so that only the first waits for the end of the reductions.
+    /// so that only those of the first blocks wait for the end of the reductions.
     void squares() {
         int sum = builder.find("sumSquares");
         int before = builder.drafts().size();

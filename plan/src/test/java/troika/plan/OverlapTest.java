@@ -78,7 +78,7 @@ class OverlapTest {
         }
     }
 
-    /// The first layer's gradients leave last; all others are squared meanwhile.
+    /// The first layer's gradients leave last; all but the embedding's, behind them, are squared meanwhile.
     @Test
     void theNormOfMostGradientsWaitsForNoneOfTheLastReductions() {
         RankProgram program = timeline(workstation(), 1, DType.F32, Parallelism.PREFETCH)

@@ -317,6 +317,7 @@ final class Run implements AutoCloseable {
         }
         engine.drain();
         double rate = (double) tokens / Math.max(1e-9, (System.nanoTime() - began) / 1e9);
+        lookAtMemory();
         boolean stopped = step < totalSteps;
         if (stopped && savedStep != step) {
             save();
@@ -361,7 +362,10 @@ final class Run implements AutoCloseable {
         cursor = batch.after();
         long tokens = (long) batch.size() * options.sequenceLength();
         double seconds = (System.nanoTime() - began) / 1e9;
-        lookAtMemory();
+        // Now and then, as it may take as long as a short step.
+        if (memoryBytes == 0 || System.nanoTime() - lookedAtMemory > LOOK_NANOS) {
+            lookAtMemory();
+        }
         double epoch = cursor.epoch()
                 + (double) cursor.nextSample() / (double) data.training().samplesPerEpoch();
         return new StepMetrics(
@@ -390,14 +394,10 @@ final class Run implements AutoCloseable {
         });
     }
 
-    /// Now and then, as it may take as long as a short step.
     private void lookAtMemory() {
-        long now = System.nanoTime();
-        if (memoryBytes == 0 || now - lookedAtMemory > LOOK_NANOS) {
-            lookedAtMemory = now;
-            for (Device device : devices) {
-                memoryBytes = Math.max(memoryBytes, device.memory().used());
-            }
+        lookedAtMemory = System.nanoTime();
+        for (Device device : devices) {
+            memoryBytes = Math.max(memoryBytes, device.memory().used());
         }
     }
 

@@ -375,8 +375,9 @@ public final class Engine implements AutoCloseable {
                     fail(e, located(e));
                 } catch (Throwable e) {
                     fail(e, e);
+                } finally {
+                    finished.release();
                 }
-                finished.release();
             }
         }
 

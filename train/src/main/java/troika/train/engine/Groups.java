@@ -143,16 +143,33 @@ final class Groups implements AutoCloseable {
     /// Makes all that is under way in any group, or to come, fail. At once: the end of one group may wait for what
     /// another has under way on the same device.
     void abort(Throwable cause) {
-        List<Thread> aborts = all().stream()
-                .map(communicator -> Thread.ofPlatform().daemon().start(() -> communicator.abort(cause)))
-                .toList();
-        for (Thread abort : aborts) {
+        List<Communicator> ends = new ArrayList<>();
+        groups.values().forEach(group -> ends.add(group.getFirst()));
+        if (transfers != null) {
+            ends.add(transfers.getFirst());
+        }
+        List<Thread> aborts = new ArrayList<>();
+        for (Communicator end : ends) {
+            Runnable abort = () -> end.abort(cause);
             try {
-                abort.join();
-            } catch (InterruptedException e) {
-                Thread.currentThread().interrupt();
-                return;
+                aborts.add(Thread.ofPlatform().daemon().start(abort));
+            } catch (OutOfMemoryError e) {
+                // That there are no more threads may be what has failed.
+                abort.run();
             }
+        }
+        boolean interrupted = false;
+        for (Thread abort : aborts) {
+            while (abort.isAlive()) {
+                try {
+                    abort.join();
+                } catch (InterruptedException e) {
+                    interrupted = true;
+                }
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
         }
     }
 
