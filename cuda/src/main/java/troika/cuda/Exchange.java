@@ -186,8 +186,9 @@ final class Exchange {
                     arguments[peer] = parts[peer] + first;
                 } else {
                     long from = source(peer, half, slot * ranks[peer].place(rank), parts[peer] + at);
-                    arguments[peer] = target(peer, room, out + first);
-                    copy(target(peer, room, out + first) + at - first, from, bytes, lane.handle());
+                    long to = target(peer, room, out + first);
+                    copy(to + at - first, from, bytes, lane.handle());
+                    arguments[peer] = to;
                 }
                 received += bytes;
             }
@@ -221,8 +222,9 @@ final class Exchange {
                 // What is so small the kernel may well read over a link.
                 arguments[peer] = tensors[peer];
                 if (ranks[peer].stored[rank] != 0) {
-                    arguments[peer] = target(peer, room, tensor);
-                    copy(target(peer, room, tensor), source(peer, half, 0, 0), bytes, lane.handle());
+                    long to = target(peer, room, tensor);
+                    copy(to, source(peer, half, 0, 0), bytes, lane.handle());
+                    arguments[peer] = to;
                 }
             }
         }

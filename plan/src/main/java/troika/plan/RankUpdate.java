@@ -139,7 +139,6 @@ final class RankUpdate {
     /// so that only those of the first blocks wait for the end of the reductions.
     void squares() {
         int sum = builder.find("sumSquares");
-        int before = builder.drafts().size();
         for (ParameterGroup group : part.groups().reversed()) {
             List<Call> squares = new ArrayList<>();
             int gradients = builder.find("gradients:" + group.name());
@@ -151,10 +150,7 @@ final class RankUpdate {
             }
             builder.emit(Instruction.Kind.NORM, Lane.COMPUTE, -1, group.index(), -1, squares);
         }
-        if (builder.drafts().size() == before) {
-            builder.emit(
-                    Instruction.Kind.NORM, Lane.COMPUTE, List.of(new Call(new Op.Zero(), List.of(), List.of(sum))));
-        }
+        zeroUnlessComputed(sum);
     }
 
     /// The elements of a group that this rank counts: of its shard, those that no other rank counts.
@@ -198,13 +194,16 @@ final class RankUpdate {
 
     /// Where a rank computes no loss, or none that counts, its part of the sum is 0.
     void loss() {
-        int loss = builder.find("loss");
+        zeroUnlessComputed(builder.find("loss"));
+    }
+
+    private void zeroUnlessComputed(int tensor) {
         boolean computed = builder.drafts().stream()
                 .flatMap(draft -> draft.calls().stream())
-                .anyMatch(call -> call.outputs().contains(loss));
+                .anyMatch(call -> call.outputs().contains(tensor));
         if (!computed) {
             builder.emit(
-                    Instruction.Kind.NORM, Lane.COMPUTE, List.of(new Call(new Op.Zero(), List.of(), List.of(loss))));
+                    Instruction.Kind.NORM, Lane.COMPUTE, List.of(new Call(new Op.Zero(), List.of(), List.of(tensor))));
         }
     }
 

@@ -18,7 +18,6 @@ import tools.jackson.databind.json.JsonMapper;
 /// @param ranks by rank: its instructions in the order of their starts
 /// @param stepEnds of each step, over all ranks
 public record Timeline(StepProgram program, List<List<Span>> ranks, List<Double> stepEnds) {
-
     /// An instruction at work; a transfer starts when all its ranks are there.
     ///
     /// @param step it belongs to

@@ -5,6 +5,7 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.Executors;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -143,33 +144,21 @@ final class Groups implements AutoCloseable {
     /// Makes all that is under way in any group, or to come, fail. At once: the end of one group may wait for what
     /// another has under way on the same device.
     void abort(Throwable cause) {
-        List<Communicator> ends = new ArrayList<>();
-        groups.values().forEach(group -> ends.add(group.getFirst()));
+        List<Communicator> firsts = new ArrayList<>();
+        groups.values().forEach(group -> firsts.add(group.getFirst()));
         if (transfers != null) {
-            ends.add(transfers.getFirst());
+            firsts.add(transfers.getFirst());
         }
-        List<Thread> aborts = new ArrayList<>();
-        for (Communicator end : ends) {
-            Runnable abort = () -> end.abort(cause);
-            try {
-                aborts.add(Thread.ofPlatform().daemon().start(abort));
-            } catch (OutOfMemoryError e) {
-                // That there are no more threads may be what has failed.
-                abort.run();
-            }
-        }
-        boolean interrupted = false;
-        for (Thread abort : aborts) {
-            while (abort.isAlive()) {
+        try (var threads =
+                Executors.newThreadPerTaskExecutor(Thread.ofPlatform().daemon().factory())) {
+            for (Communicator communicator : firsts) {
                 try {
-                    abort.join();
-                } catch (InterruptedException e) {
-                    interrupted = true;
+                    threads.execute(() -> communicator.abort(cause));
+                } catch (OutOfMemoryError e) {
+                    // That there are no more threads may be what has failed.
+                    communicator.abort(cause);
                 }
             }
-        }
-        if (interrupted) {
-            Thread.currentThread().interrupt();
         }
     }
 

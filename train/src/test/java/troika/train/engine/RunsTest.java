@@ -34,12 +34,12 @@ class RunsTest {
 
     @Test
     void oneRankUpdatesAllInOneLaunch() {
-        List<Instruction> updates = program(TinyRun.job()).instructions().stream()
+        List<Instruction> instructions = program(TinyRun.job()).instructions();
+        List<Instruction> updates = instructions.stream()
                 .filter(instruction -> instruction.kind() == Instruction.Kind.UPDATE)
                 .toList();
         assertThat(updates).hasSizeGreaterThan(1);
-        assertThat(RankExecutor.runs(program(TinyRun.job()).instructions(), _ -> true))
-                .anyMatch(run -> run.containsAll(updates));
+        assertThat(RankExecutor.runs(instructions, _ -> true)).anyMatch(run -> run.containsAll(updates));
     }
 
     private static RankProgram program(TinyRun.Job job) {
